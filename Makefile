@@ -1,0 +1,68 @@
+# Every target does its own set-up. `make` alone lists them.
+
+PYTHON ?= python3
+VENV   ?= .venv
+ARGS   ?=
+
+# Absolute, so that recipes and subprocesses may change directory.
+PY    := $(abspath $(VENV))/bin/python
+STAMP := $(VENV)/.installed
+
+# Quiet but for errors; nobody is asked anything.
+PIP := $(PY) -m pip --disable-pip-version-check --no-input --quiet --quiet
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help venv test check faults bench lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "  PYTHON=python3.12 chooses the interpreter; ARGS='-k lease -x' goes to pytest."
+
+venv: $(STAMP) ## set up .venv with the pinned tools and vp-queue itself, editable
+
+$(STAMP): requirements/dev.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null 2>&1 || { \
+	  echo "make: no '$(PYTHON)' here. Install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "make: $$($(PYTHON) --version) is too old; vp-queue needs 3.11 or newer. Name one: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "make: this Python has no venv module. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@echo "Setting up $(VENV): about half a minute, only when the requirements change."
+	@echo "  1/3 the environment ($$($(PYTHON) --version))"
+	@$(PY) -c 'import pip' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
+	@echo "  2/3 libraries and tools, pinned by hash"
+	@$(PIP) install --require-hashes -r requirements/dev.txt
+	@echo "  3/3 vp-queue, editable"
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+	@echo "Ready: $(VENV)/bin/vp"
+
+test: $(STAMP) ## run the tests, all but the slow ones
+	$(PY) -m pytest -m "not slow" $(ARGS)
+
+check: $(STAMP) ## lint, format, types, import rule
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(PY) -m pytest -q tests/test_imports.py
+
+faults: $(STAMP) ## run the fault tests in their long mode (many minutes)
+	$(PY) -m pytest tests/faults $(ARGS)
+
+bench: $(STAMP) ## run the benchmarks
+	@set -e; found=; for script in bench/bench_*.py; do \
+	  [ -e "$$script" ] || continue; found=1; echo "== $$script"; $(PY) "$$script" $(ARGS); done; \
+	[ -n "$$found" ] || echo "No bench/bench_*.py yet."
+
+lock: $(STAMP) ## pin requirements/dev.txt anew from pyproject.toml (pip-tools)
+	@$(PYTHON) -m venv $(VENV)/lock
+	@$(VENV)/lock/bin/python -m pip --disable-pip-version-check install --quiet 'pip-tools>=7.5'
+	CUSTOM_COMPILE_COMMAND="make lock" $(VENV)/lock/bin/python -m piptools compile --quiet --extra dev --strip-extras \
+	  --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+	  $(ARGS) --output-file requirements/dev.txt pyproject.toml
+
+clean: ## remove the environment, caches and build results
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""What huey_consumer imports. No logic here."""

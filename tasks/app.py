@@ -1,0 +1,20 @@
+"""``huey_consumer vp_queue.tasks.app.huey``: the consumer of the VP named by VP_ID."""
+
+import os
+import sys
+
+from vp_queue import missions
+from vp_queue.errors import VpError
+from vp_queue.queue.huey import consumer_huey
+from vp_queue.queue.signals import on_interrupted
+from vp_queue.worker.consumer import MissionWorker
+
+try:
+    profile = missions.ready().profile(os.environ.get("VP_ID", ""))
+    worker = MissionWorker(missions.ready(), profile)
+    huey = consumer_huey(profile.vp_id, worker.run, profile.concurrency)
+except VpError as error:
+    sys.exit(f"This consumer cannot start: {error.message}")
+
+on_interrupted(huey, worker.interrupt)
+huey.on_startup()(worker.start)

@@ -1,0 +1,148 @@
+"""What a user installs: one top-level package, every module once, every file that is read at run time.
+
+The wheel is built twice, from the checkout and from the sdist (where links may have become files), and both
+must hold the same.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = {"vp_queue": "vp_queue", "tasks": "vp_queue/tasks", "cli": "vp_queue/cli"}
+LEFT_BEHIND = shutil.ignore_patterns(
+    ".git",
+    ".venv",
+    "build",
+    "dist",
+    "__pycache__",
+    ".*_cache",
+    ".hypothesis",
+    "*.egg-info",
+    "vp_state.db*",
+    "node_modules",
+)
+
+
+def expected_files(root: Path) -> set[str]:
+    """Every file of the package in a checkout, by the path it must have in the wheel."""
+    found = set()
+    for folder, target in FOLDERS.items():
+        for path in (root / folder).rglob("*"):
+            # rglob does not descend into linked folders, so tasks and cli count once.
+            if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".pyc":
+                found.add(f"{target}/{path.relative_to(root / folder).as_posix()}")
+    return found
+
+
+def build(source: Path, target: Path, kind: str) -> Path:
+    """Build one distribution with the pinned back end, without the network."""
+    command = [sys.executable, "-m", "build", f"--{kind}", "--no-isolation", "--outdir", str(target), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (built,) = target.iterdir()
+    return built
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy with its links, so that building leaves nothing in the tree others work in."""
+    target = tmp_path_factory.mktemp("source") / "checkout"
+    return Path(shutil.copytree(ROOT, target, symlinks=True, ignore=LEFT_BEHIND))
+
+
+@pytest.fixture(scope="module")
+def sdist(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(checkout, tmp_path_factory.mktemp("sdist"), "sdist")
+
+
+@pytest.fixture(scope="module", params=["checkout", "sdist"])
+def wheel(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if request.param == "checkout":
+        return build(request.getfixturevalue("checkout"), tmp_path_factory.mktemp("wheel"), "wheel")
+    unpacked = tmp_path_factory.mktemp("unpacked")
+    with tarfile.open(request.getfixturevalue("sdist")) as archive:
+        archive.extractall(unpacked, filter="data")
+    (source,) = unpacked.iterdir()
+    return build(source, tmp_path_factory.mktemp("wheel"), "wheel")
+
+
+@pytest.fixture(scope="module")
+def contents(wheel: Path) -> list[zipfile.ZipInfo]:
+    with zipfile.ZipFile(wheel) as archive:
+        return [info for info in archive.infolist() if not info.is_dir()]
+
+
+def test_the_wheel_has_one_top_level_package(contents: list[zipfile.ZipInfo]) -> None:
+    tops = {info.filename.split("/")[0] for info in contents}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"vp_queue"}
+
+
+def test_the_wheel_holds_every_file_once_and_no_other(contents: list[zipfile.ZipInfo], checkout: Path) -> None:
+    names = [info.filename for info in contents if info.filename.startswith("vp_queue/")]
+    assert len(names) == len(set(names))
+    expected = expected_files(checkout)
+    missing, extra = expected - set(names), set(names) - expected
+    assert not missing, f"add a package or a package-data pattern to pyproject.toml for: {sorted(missing)}"
+    assert not extra
+
+
+def test_the_wheel_holds_what_is_read_at_run_time(contents: list[zipfile.ZipInfo]) -> None:
+    names = {info.filename for info in contents}
+    assert {"vp_queue/py.typed", "vp_queue/supervisord.conf"} <= names
+    assert any(name.startswith("vp_queue/ledger/migrations/0001") for name in names)
+
+
+def test_the_wheel_holds_regular_files(contents: list[zipfile.ZipInfo], wheel: Path, checkout: Path) -> None:
+    kinds = {info.filename: (info.external_attr >> 16) & 0o170000 for info in contents}
+    assert set(kinds.values()) <= {0, 0o100000}
+    with zipfile.ZipFile(wheel) as archive:
+        assert archive.read("vp_queue/supervisord.conf") == (checkout / "supervisord.conf").read_bytes()
+
+
+def test_the_wheel_says_who_it_is(wheel: Path) -> None:
+    from vp_queue import __version__
+
+    with zipfile.ZipFile(wheel) as archive:
+        folder = f"vp_queue-{__version__}.dist-info"
+        metadata = archive.read(f"{folder}/METADATA").decode()
+        entry_points = archive.read(f"{folder}/entry_points.txt").decode()
+        assert f"{folder}/licenses/LICENSE" in archive.namelist()
+    head = metadata.split("\n\n")[0].splitlines()
+    for line in (
+        "Name: vp-queue",
+        f"Version: {__version__}",
+        "License-Expression: Apache-2.0",
+        "Requires-Python: >=3.11",
+    ):
+        assert line in head
+    assert "vp = vp_queue.cli.main:main" in entry_points
+    assert "command = vp_queue.executors.command:CommandExecutor" in entry_points
+
+
+def test_the_package_list_is_complete() -> None:
+    # A package that is missing here would be missing from the wheel without a word.
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    standing = {str(Path(name).parent).replace("/", ".") for name in expected_files(ROOT) if name.endswith(".py")}
+    assert listed == sorted(set(listed))
+    assert standing <= set(listed), f"not in pyproject.toml: {sorted(standing - set(listed))}"
+    for package in listed:
+        assert (ROOT / package.replace(".", "/") / "__init__.py").is_file(), (
+            f"{package} is listed and has no __init__.py"
+        )
+
+
+def test_the_pinned_requirements_name_no_place() -> None:
+    # A pinned file with an index or a folder of its own installs on one machine only.
+    text = (ROOT / "requirements/dev.txt").read_text()
+    assert not [line for line in text.splitlines() if line.lstrip().startswith("-") and "--hash=" not in line]
+    assert "://" not in text
+    assert "--hash=sha256:" in text

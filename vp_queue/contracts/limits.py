@@ -1,0 +1,58 @@
+"""Every limit of the contract, in one place: a limit on everything (source: TigerBeetle's style)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+# Requests
+OBJECTIVE_CHARS: Final = 100_000
+GUIDANCE_CHARS: Final = 20_000
+REASON_CHARS: Final = 2_000
+NAME_CHARS: Final = 100  # vp_id, mission_type, reader
+KEY_CHARS: Final = 200  # idempotency keys
+SESSION_CHARS: Final = 200
+METADATA_BYTES: Final = 16 * 1024
+PRIORITY_RANGE: Final = (-100, 100)
+MAX_ATTEMPTS: Final = 10
+PATH_CHARS: Final = 4_096
+PATH_COUNT: Final = 200
+COMMAND_ARGUMENTS: Final = 1_000
+COMMAND_BYTES: Final = 256 * 1024
+FILES_COUNT: Final = 100
+FILES_BYTES: Final = 1024 * 1024
+GLOBS_COUNT: Final = 50
+DURATION_SECONDS: Final = 30 * 86_400.0
+COST_USD: Final = 100_000.0
+TOKENS: Final = 10_000_000_000
+TURNS: Final = 1_000_000
+
+# Answers
+LIST_PAGE: Final = 500
+EVENTS_PAGE: Final = 1_000
+EVENTS_OF_MISSION: Final = 500
+READ_FILES: Final = 200
+READ_BYTES: Final = (256, 2_000_000)
+WAIT_SECONDS: Final = 3_600.0
+FEED_WAIT_SECONDS: Final = 60.0
+
+# What a running mission may leave behind
+RESULT_CHARS: Final = 4_000
+FAILURE_MESSAGE_CHARS: Final = 2_000
+LOG_TAIL_BYTES: Final = 4_096
+EVENT_DATA_BYTES: Final = 16 * 1024
+PROGRESS_MESSAGE_CHARS: Final = 500
+PROGRESS_EVENTS_PER_ATTEMPT: Final = 1_000
+PROGRESS_INTERVAL_SECONDS: Final = 0.5
+REPORT_LINE_BYTES: Final = 64 * 1024
+ARTIFACT_COUNT: Final = 1_000
+ARTIFACT_FILE_BYTES: Final = 256 * 1024 * 1024
+ARTIFACT_TOTAL_BYTES: Final = 1024 * 1024 * 1024
+ARTIFACT_WALK_ENTRIES: Final = 20_000  # directory entries looked at, artifacts or not
+ARTIFACT_DEPTH: Final = 32
+SKIPPED_LISTED: Final = 50
+LOG_HEAD_BYTES: Final = 8 * 1024 * 1024
+LOG_TAIL_KEPT_BYTES: Final = 8 * 1024 * 1024
+OUTPUT_BYTES: Final = 16 * 1024 * 1024 * 1024  # past it the mission fails: output_limit
+
+# Waiting for the ledger
+WRITE_WAIT_SECONDS: Final = 8.0

@@ -1,0 +1,96 @@
+"""The interface of an executor: what it is given, what it may ask for, what it answers.
+
+A plugin is a class with the two methods of :class:`Executor`, registered under the entry point group
+``vp_queue.executors``. It is made once per consumer, without arguments, and used from several threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from vp_queue.contracts import FailureCode
+
+
+@dataclass(frozen=True)
+class Brief:
+    """What an executor knows of the attempt it is to run. Paths are on this host."""
+
+    mission_id: str
+    vp_id: str
+    attempt: int
+    mission_type: str
+    objective: str
+    constraints: Mapping[str, Any]
+    budget: Mapping[str, Any]
+    workspace: Path
+    work_products: Path
+    mission_file: Path
+    target_path: Path | None
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ProgramExit:
+    """How a program ended; everything it left running is dead by then, proved."""
+
+    code: int | None
+    signal: int | None
+    error: str | None  # why it never started
+
+
+class Control(Protocol):
+    """What an executor may do while its attempt runs."""
+
+    def run_program(self, argv: Sequence[str], environment: Mapping[str, str] | None = None) -> ProgramExit:
+        """Run a program in the workspace (or target path) and wait for its end.
+
+        It starts only once the ledger knows its pid, gets the profile's allow-listed environment plus
+        ``environment``, prints to run.log, and is ended when the mission is cancelled, out of time, or
+        no longer this worker's.
+
+        Raises:
+            Stopped: the attempt is being ended; let it pass through.
+        """
+
+    def report(
+        self, *, fraction: float | None = None, message: str | None = None, usage: Mapping[str, Any] | None = None
+    ) -> None:
+        """Tell progress (fraction 0 to 1, a short message) or usage so far."""
+
+
+class Stopped(Exception):  # noqa: N818  not an error: the attempt was told to end
+    """The attempt is being ended: cancelled, out of time, interrupted, or its lease is lost."""
+
+
+class ExecutorFailure(Exception):  # noqa: N818  carries a failure, is not a bug
+    """The attempt failed for a reason the executor knows."""
+
+    def __init__(self, code: FailureCode, message: str, exit_code: int | None = None) -> None:
+        super().__init__(message)
+        self.code, self.message, self.exit_code = code, message, exit_code
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether an executor can run here; ``reason`` says what to do if not."""
+
+    ok: bool
+    reason: str | None = None
+
+
+class Executor(Protocol):
+    """Runs attempts of one kind."""
+
+    def availability(self, options: Mapping[str, Any]) -> Availability:
+        """Whether a profile with these options can run here now. Quick; no network."""
+
+    def run(self, brief: Brief, control: Control) -> str | None:
+        """Do the work; return a short result for the orchestrator, or None if reports told it.
+
+        Raises:
+            ExecutorFailure: it failed, with the failure code to record.
+            Stopped: passed through from ``control``.
+        """

@@ -1,0 +1,48 @@
+"""Finds executors by name: built in, or any package's entry point in ``vp_queue.executors``."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from typing import Any, Final
+
+from vp_queue.contracts import FailureCode
+from vp_queue.executors.base import Availability, Executor, ExecutorFailure
+from vp_queue.executors.command import CommandExecutor
+
+GROUP: Final = "vp_queue.executors"
+_BUILT_IN: Final[Mapping[str, type[Executor]]] = {"command": CommandExecutor}
+
+
+@functools.cache
+def executor(name: str) -> Executor:
+    """The executor of this name, one instance per process.
+
+    Raises:
+        ExecutorFailure: there is none, or its package cannot be imported.
+    """
+    if name in _BUILT_IN:
+        return _BUILT_IN[name]()
+    found = entry_points(group=GROUP, name=name)
+    if not found:
+        raise ExecutorFailure(
+            FailureCode.EXECUTOR_UNAVAILABLE,
+            f"no executor {name!r} is installed; set executor = \"command\" with options.argv in vp_queue.toml, "
+            f"or install the package that provides it",
+        )
+    try:
+        made: Executor = next(iter(found)).load()()
+    except Exception as error:  # whatever a plugin's import or constructor raises
+        raise ExecutorFailure(
+            FailureCode.EXECUTOR_UNAVAILABLE, f"executor {name!r} cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
+    return made
+
+
+def availability(name: str, options: Mapping[str, Any]) -> Availability:
+    """Whether this executor can run here with a profile's options."""
+    try:
+        return executor(name).availability(options)
+    except ExecutorFailure as failure:
+        return Availability(False, failure.message)

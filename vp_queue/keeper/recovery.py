@@ -1,0 +1,195 @@
+"""What the keeper does in each sweep. Every step is a compare-and-set, so two keepers do no harm.
+
+    expire    queued missions past their start deadline that never started
+    wake up   queued missions that are due and have no queue row (a retry's back-off is over, or a
+              consumer died between taking the row and claiming)
+    rescue    attempts whose worker is gone or whose lease ran out: fence it by taking the lease over,
+              prove the old executor dead, then requeue with back-off or fail as worker_lost
+    tidy      workers that ended without saying so; revocations nobody will meet
+
+Recovery re-queues; it never executes. Sources of the ideas: DBOS's recovery, Oban's lifeline (without its
+flaw: it may run a job beside its living predecessor).
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from typing import Any, Final
+
+from vp_queue import clock
+from vp_queue.config import Profile, Settings
+from vp_queue.contracts import EventType, Status, WorkerState, limits
+from vp_queue.errors import LedgerBusy, LedgerUnavailable, UnknownVp
+from vp_queue.ledger import database, fleet, leases, queries, transitions, watch
+from vp_queue.ledger.leases import Suspect
+from vp_queue.ledger.models import Mission
+from vp_queue.ledger.transitions import Claim, Ending
+from vp_queue.queue import huey, storage
+from vp_queue.worker import log
+from vp_queue.worker.tree import TreeIdentity, end_tree
+from vp_queue.worker.workspace import attempt_path
+
+logger = logging.getLogger("vp_queue.keeper")
+
+SWEEP_SECONDS: Final = 1.0  # at least this often
+PAUSE_SECONDS: Final = 0.2  # at most this often, however much is written
+BATCH: Final = 200
+BEAT_SECONDS: Final = 10.0
+KILL_GRACE_SECONDS: Final = 0.0  # its worker is gone: nobody is left to be polite for
+
+
+class Keeper:
+    """One keeper process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._stop = threading.Event()
+        self._worker_id: str | None = None
+        self._missing_before: set[str] = set()
+        self._next_beat = 0.0
+
+    def stop(self, *_: Any) -> None:
+        """End after the sweep that runs (also a signal handler)."""
+        self._stop.set()
+        watch.current().wake()
+
+    def run(self) -> None:
+        """Sweep until :meth:`stop`."""
+        with database.write_transaction() as tx:
+            self._worker_id = fleet.register(tx, None, None).worker_id
+        logger.info("keeper started")
+        try:
+            while not self._stop.is_set():
+                token = watch.current().token()
+                try:
+                    self.sweep()
+                    self._beat()
+                except (LedgerBusy, LedgerUnavailable) as error:
+                    logger.warning("sweep put off: %s", error)
+                self._stop.wait(PAUSE_SECONDS)
+                watch.current().wait(token, SWEEP_SECONDS - PAUSE_SECONDS)
+        finally:
+            with database.write_transaction() as tx:
+                fleet.end(tx, self._worker_id, WorkerState.STOPPED)
+
+    def sweep(self) -> None:
+        """Look once for everything that needs repair."""
+        with database.read_transaction() as now:
+            expired = queries.past_start_deadline(now, BATCH)
+            missing = storage.without_row(now, BATCH)
+            suspects = list(leases.running(now, self._settings.lost_host_grace_seconds))
+            ended = fleet.gone(now, self._settings.lost_host_grace_seconds)
+        for mission_id in expired:
+            self._expire(mission_id)
+        self._wake_up(missing)
+        for suspect in suspects:
+            reason = _why_lost(suspect)
+            if reason is not None:
+                self.rescue(suspect, reason)
+        self._tidy(ended)
+
+    def _expire(self, mission_id: str) -> None:
+        with database.write_transaction() as tx:
+            if transitions.expire(tx, mission_id) is not None:
+                logger.info("%s expired", mission_id)
+
+    def _wake_up(self, missing: list[str]) -> None:
+        """Write wake-ups for missions that have none.
+
+        One that had a row is given a sweep's time: a consumer has just taken it and is about to claim. A
+        second wake-up would do no harm, but would tell of a loss that was none.
+        """
+        for mission_id in missing:
+            with database.write_transaction() as tx:
+                mission = queries.mission_row(mission_id)
+                if mission.status != Status.QUEUED:
+                    continue
+                if mission.queue_row is None or mission_id in self._missing_before:
+                    huey.enqueue(tx, mission)
+                    logger.info("%s is due: enqueued", mission_id)
+        self._missing_before = set(missing)
+
+    def rescue(self, suspect: Suspect, reason: str) -> Mission | None:
+        """Fence a lost worker, prove its executor dead, then requeue or fail its mission.
+
+        Returns:
+            the mission as changed, or None: somebody else was faster, or it cannot be proved dead yet
+            (then the lease taken here runs out and the next sweep tries again).
+        """
+        with database.write_transaction() as tx:
+            claim = leases.take_over(tx, suspect.claim, self._settings.lease_seconds)
+        if claim is None:
+            return None
+        here = suspect.host_identity == clock.host_identity()
+        if suspect.executor is not None and here:
+            identity = TreeIdentity(**suspect.executor)
+            if not end_tree(identity, KILL_GRACE_SECONDS):
+                logger.error("executor of %s.%s cannot be killed yet", claim.mission_id, claim.attempt)
+                return None
+        return self._lose(claim, reason, overlap_possible=not here)
+
+    def _lose(self, claim: Claim, reason: str, *, overlap_possible: bool) -> Mission | None:
+        profile = self._profile(claim.vp_id)
+        ending = Ending()
+        message = reason
+        tail = self._log_tail(claim)
+        with database.write_transaction() as tx:
+            mission = transitions.lose(
+                tx,
+                claim,
+                message,
+                ending,
+                backoff_seconds=profile.retry_backoff_seconds if profile else 0.0,
+                log_tail=tail,
+                overlap_possible=overlap_possible,
+            )
+        if mission is not None:
+            logger.warning("%s.%s lost (%s): now %s", claim.mission_id, claim.attempt, reason, mission.status)
+        return mission
+
+    def _profile(self, vp_id: str) -> Profile | None:
+        try:
+            return self._settings.profile(vp_id)
+        except UnknownVp:
+            return None  # removed from the configuration while its mission ran
+
+    def _log_tail(self, claim: Claim) -> str | None:
+        path = attempt_path(self._settings.workspaces_root, claim.vp_id, claim.mission_id, claim.attempt)
+        try:
+            return log.log_tail(path, limits.LOG_TAIL_BYTES).decode("utf-8", "replace").replace("\0", "") or None
+        except OSError:
+            return None
+
+    def _tidy(self, ended: list[str]) -> None:
+        if not ended and not storage.has_stale_revocations():
+            return
+        with database.write_transaction() as tx:
+            for worker_id in ended:
+                if fleet.end(tx, worker_id, WorkerState.LOST):
+                    logger.warning("worker %s is gone: %s", worker_id, EventType.WORKER_LOST)
+            storage.sweep_revocations(BATCH)
+
+    def _beat(self) -> None:
+        if self._worker_id is not None and clock.monotonic() >= self._next_beat:
+            self._next_beat = clock.monotonic() + BEAT_SECONDS
+            with database.write_transaction() as tx:
+                fleet.beat(tx, self._worker_id)
+
+
+def _why_lost(suspect: Suspect) -> str | None:
+    """Why an attempt's worker counts as lost, or None while it may be alive."""
+    if suspect.host_identity == clock.host_identity() and suspect.worker_pid is not None:
+        start = clock.process_start_ticks(suspect.worker_pid)
+        if start is None or start != suspect.worker_start:
+            return "Its worker's process died."
+    return "Its worker's lease ran out without a heartbeat." if suspect.expired else None
+
+
+def main(settings: Settings) -> None:
+    """Run a keeper in this process until SIGTERM or SIGINT."""
+    keeper = Keeper(settings)
+    signal.signal(signal.SIGTERM, keeper.stop)
+    signal.signal(signal.SIGINT, keeper.stop)
+    keeper.run()

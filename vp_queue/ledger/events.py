@@ -1,0 +1,62 @@
+"""Writes event rows. Only ``transitions``, ``leases`` and ``fleet`` call it, inside their transactions."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from vp_queue.contracts import EventType, limits
+from vp_queue.ledger.database import Transaction
+from vp_queue.ledger.models import Event, Mission
+
+
+def record_mission_event(
+    transaction: Transaction, mission: Mission, event_type: EventType, data: dict[str, Any] | None = None
+) -> None:
+    """Write the event of a change just made to ``mission``.
+
+    Args:
+        transaction: the open write transaction; the event is announced after its commit.
+        mission: the row as changed; its ``events`` count, already raised, is the ``mission_seq``.
+        event_type: what happened.
+        data: JSON-able details; bounded by ``limits.EVENT_DATA_BYTES``.
+    """
+    _record(transaction, event_type, mission.vp_id, mission.id, mission.events, mission.attempt or None, data)
+
+
+def record_vp_event(
+    transaction: Transaction, vp_id: str, event_type: EventType, data: dict[str, Any] | None = None
+) -> None:
+    """Write an event about a VP or one of its workers."""
+    _record(transaction, event_type, vp_id, None, None, None, data)
+
+
+def _record(
+    transaction: Transaction,
+    event_type: EventType,
+    vp_id: str,
+    mission_id: str | None,
+    mission_seq: int | None,
+    attempt: int | None,
+    data: dict[str, Any] | None,
+) -> None:
+    data = _bounded(data or {})
+    row = {
+        "mission": mission_id,
+        "mission_seq": mission_seq,
+        "vp_id": vp_id,
+        "attempt": attempt,
+        "type": event_type,
+        "at": transaction.now,
+        "data": data,
+    }
+    seq = Event.insert(row).execute()
+    row["seq"], row["mission_id"] = seq, row.pop("mission")
+    transaction.events.append(row)
+
+
+def _bounded(data: dict[str, Any]) -> dict[str, Any]:
+    if len(json.dumps(data, ensure_ascii=False).encode()) <= limits.EVENT_DATA_BYTES:
+        return data
+    kept = {key: value for key, value in data.items() if isinstance(value, int | float | bool) or value is None}
+    return {**kept, "truncated": True}

@@ -1,0 +1,133 @@
+"""What a worker writes while its attempt runs: heartbeats, its executor's identity, progress.
+
+Every write carries the claim and lands only while that claim still holds (rule 6: the attempt number and
+lease token fence). A lease holds until a point on this host's boot-time clock, so a wall clock that jumps
+expires nothing; the UTC value beside it is for other hosts and for people.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from peewee import JOIN, fn
+
+from vp_queue import clock
+from vp_queue.contracts import EXECUTING, EventType, Outcome
+from vp_queue.ledger.database import Transaction
+from vp_queue.ledger.events import record_mission_event
+from vp_queue.ledger.models import Attempt, Mission, Worker
+from vp_queue.ledger.transitions import Claim
+
+
+def _held(claim: Claim) -> Any:
+    return (
+        (Attempt.mission == claim.mission_id)
+        & (Attempt.number == claim.attempt)
+        & (Attempt.lease_token == claim.token)
+        & (Attempt.outcome == Outcome.RUNNING)
+    )
+
+
+def renew(tx: Transaction, claim: Claim, lease_seconds: float, last_output_at: datetime | None) -> bool:
+    """A heartbeat: the lease holds ``lease_seconds`` from now. False = the lease is lost, stop at once.
+
+    Args:
+        last_output_at: when the program last printed or reported something, for "stalled".
+    """
+    changed: int = (
+        Attempt.update(
+            heartbeat_at=tx.now,
+            lease_expires_at=tx.now + timedelta(seconds=lease_seconds),
+            lease_expires_boottime_us=clock.boottime_us() + int(lease_seconds * 1_000_000),
+            last_output_at=fn.COALESCE(clock.to_micros(last_output_at) if last_output_at else None, Attempt.last_output_at),
+        )
+        .where(_held(claim))
+        .execute()
+    )
+    return changed == 1
+
+
+def place(tx: Transaction, claim: Claim, workspace: str) -> bool:
+    """Record where the attempt works, before anything is made there."""
+    return bool(Attempt.update(workspace=workspace).where(_held(claim)).execute())
+
+
+def spawned(tx: Transaction, claim: Claim, executor: dict[str, Any]) -> bool:
+    """Record the gated executor's process identity; it may start only once this is committed (rule 9)."""
+    return bool(Attempt.update(executor=executor).where(_held(claim)).execute())
+
+
+def progress(tx: Transaction, claim: Claim, fraction: float | None, message: str | None) -> bool:
+    """The VP's own word on how far it is, with its event."""
+    held = Attempt.select(Attempt.number).where(_held(claim))
+    body = {"fraction": fraction, "message": message, "at": clock.as_text(tx.now)}
+    rows = list(
+        Mission.update(events=Mission.events + 1, progress=body)
+        .where(Mission.id == claim.mission_id, Mission.status.in_(EXECUTING), fn.EXISTS(held))
+        .returning(Mission)
+        .execute()
+    )
+    if not rows:
+        return False
+    Attempt.update(last_output_at=tx.now).where(_held(claim)).execute()
+    record_mission_event(tx, rows[0], EventType.PROGRESS, {"fraction": fraction, "message": message})
+    return True
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A running attempt whose worker may be gone, as the keeper sees it."""
+
+    claim: Claim
+    host_identity: str
+    worker_pid: int | None
+    worker_start: int | None
+    executor: dict[str, Any] | None
+    expired: bool  # by the boot-time clock on its own host, else by UTC plus the grace
+
+
+def running(now: datetime, lost_host_grace_seconds: float) -> Iterable[Suspect]:
+    """All running attempts, each with what is needed to judge its worker. Reads only."""
+    here, boottime_us = clock.host_identity(), clock.boottime_us()
+    query = (
+        Attempt.select(Attempt, Mission.vp_id.alias("of_vp"), Worker.pid.alias("pid"), Worker.start_ticks.alias("start"))
+        .join(Mission)
+        .join(Worker, JOIN.LEFT_OUTER, on=(Worker.worker_id == Attempt.worker_id))
+        .where(Attempt.outcome == Outcome.RUNNING)
+    )
+    grace = timedelta(seconds=lost_host_grace_seconds)
+    for row in query.objects():
+        if row.host_identity == here:
+            expired = row.lease_expires_boottime_us < boottime_us
+        else:
+            expired = row.lease_expires_at + grace < now
+        yield Suspect(
+            claim=Claim(row.mission_id, row.of_vp, row.number, row.lease_token),
+            host_identity=row.host_identity,
+            worker_pid=row.pid,
+            worker_start=row.start,
+            executor=row.executor,
+            expired=expired,
+        )
+
+
+def take_over(tx: Transaction, claim: Claim, lease_seconds: float) -> Claim | None:
+    """Fence a lost worker: a new token, by compare-and-set on the old. From then on it writes nothing.
+
+    Of several keepers at once exactly one gets the new claim. If it dies too, the lease it took here
+    runs out like any other.
+    """
+    token = clock.new_token()
+    changed = (
+        Attempt.update(
+            lease_token=token,
+            lease_expires_at=tx.now + timedelta(seconds=lease_seconds),
+            lease_expires_boottime_us=clock.boottime_us() + int(lease_seconds * 1_000_000),
+        )
+        .where(_held(claim))
+        .execute()
+    )
+    return Claim(claim.mission_id, claim.vp_id, claim.attempt, token) if changed else None

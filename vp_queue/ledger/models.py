@@ -1,0 +1,297 @@
+"""Peewee models of the ledger's tables, and the triggers that guard them.
+
+The schema a user gets is made by ``migrations``; these models must equal it, and a test compares the
+two, triggers included. Instants are integer microseconds since 1970 and read back as *aware*
+datetimes on every back end (the earlier system's list crashed on naive minus aware).
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any, Final
+
+from peewee import (
+    SQL,
+    BigIntegerField,
+    BooleanField,
+    Check,
+    CompositeKey,
+    DatabaseProxy,
+    Field,
+    FloatField,
+    ForeignKeyField,
+    IntegerField,
+    Model,
+    TextField,
+)
+from playhouse.sqlite_ext import AutoIncrementField
+
+from vp_queue import clock
+from vp_queue.contracts import EDGES, ONCE_PER_ATTEMPT, TERMINAL_EVENTS, Outcome, Status, WorkerState
+
+database_proxy = DatabaseProxy()
+
+
+class InstantField(Field):
+    """An aware UTC instant, stored as integer microseconds since 1970."""
+
+    field_type = "BIGINT"
+
+    def db_value(self, value: datetime | None) -> int | None:
+        return None if value is None else clock.to_micros(value)
+
+    def python_value(self, value: int | None) -> datetime | None:
+        return None if value is None else clock.from_micros(value)
+
+
+class JsonField(Field):
+    """A JSON document stored as compact text."""
+
+    field_type = "TEXT"
+
+    def db_value(self, value: Any) -> str | None:
+        return None if value is None else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+    def python_value(self, value: str | None) -> Any:
+        return None if value is None else json.loads(value)
+
+
+def _one_of(column: str, words: Any) -> Check:
+    return Check(f"{column} IN ({', '.join(repr(str(word)) for word in words)})")
+
+
+def _words(words: Any) -> str:
+    return ", ".join(repr(str(word)) for word in words)
+
+
+class LedgerModel(Model):
+    class Meta:
+        database = database_proxy
+        legacy_table_names = False
+
+
+class Mission(LedgerModel):
+    """One delegated piece of work. ``attempt`` is the fencing number; ``events`` counts its events."""
+
+    id = TextField(primary_key=True)
+    vp_id = TextField()
+    mission_type = TextField()
+    objective = TextField()
+    guidance = TextField(null=True)
+    constraints = JsonField()
+    budget = JsonField()
+    metadata = JsonField()
+    priority = IntegerField()
+    idempotency_key = TextField(null=True)
+    status = TextField(constraints=[_one_of("status", Status)])
+    attempt = IntegerField(default=0)
+    attempts_charged = IntegerField(default=0)
+    releases = IntegerField(default=0)
+    max_attempts = IntegerField()
+    events = IntegerField(default=1)
+    # Due when the wall clock passes this; a queue row exists from then on. NULL = not queued.
+    due_at = InstantField(null=True)
+    queue_row = BigIntegerField(null=True)
+    not_before = InstantField(null=True)
+    expires_at = InstantField(null=True)
+    target_realpath = TextField(null=True)
+    cancel_requested_at = InstantField(null=True)
+    cancel_reason = TextField(null=True)
+    source_session_id = TextField(null=True)
+    retry_of = TextField(null=True)
+    result = TextField(null=True)
+    failure = JsonField(null=True)
+    usage = JsonField(null=True)
+    progress = JsonField(null=True)
+    question = JsonField(null=True)
+    created_at = InstantField()
+    queued_at = InstantField()
+    started_at = InstantField(null=True)
+    finished_at = InstantField(null=True)
+
+    class Meta:
+        table_name = "vp_mission"
+        indexes = (
+            (("vp_id", "status", "id"), False),
+            (("status", "id"), False),
+            (("source_session_id", "id"), False),
+        )
+        constraints = (
+            Check("attempt >= 0 AND attempts_charged >= 0 AND releases >= 0 AND attempts_charged <= max_attempts"),
+            Check("(status IN ('completed', 'failed', 'cancelled', 'expired')) = (finished_at IS NOT NULL)"),
+            Check("(status = 'queued') = (due_at IS NOT NULL)"),
+        )
+
+
+Mission.add_index(Mission.due_at, where=SQL("status = 'queued'"), name="vp_mission_due")
+
+
+class IdempotencyKey(LedgerModel):
+    """A key and the digest of the request it stood for; kept apart so that it outlives its mission."""
+
+    vp_id = TextField()
+    key = TextField()
+    request_digest = TextField()
+    mission_id = TextField()
+    created_at = InstantField()
+
+    class Meta:
+        table_name = "vp_idempotency_key"
+        primary_key = CompositeKey("vp_id", "key")
+
+
+class Attempt(LedgerModel):
+    """One execution of a mission by one worker, with its lease and the identity of its process tree."""
+
+    mission = ForeignKeyField(Mission, on_delete="CASCADE", index=False)
+    number = IntegerField()
+    worker_id = TextField()
+    host = TextField()
+    host_identity = TextField()
+    lease_token = TextField()
+    lease_expires_at = InstantField()
+    lease_expires_boottime_us = BigIntegerField()
+    heartbeat_at = InstantField()
+    last_output_at = InstantField(null=True)
+    executor = JsonField(null=True)  # worker.tree.TreeIdentity: pids, start times, group, cgroup
+    workspace = TextField(null=True)
+    started_at = InstantField()
+    ended_at = InstantField(null=True)
+    outcome = TextField(default=Outcome.RUNNING, constraints=[_one_of("outcome", Outcome)])
+    exit_code = IntegerField(null=True)
+    signal = IntegerField(null=True)
+    max_rss_bytes = BigIntegerField(null=True)
+    cpu_seconds = FloatField(null=True)
+    failure = JsonField(null=True)
+    usage = JsonField(null=True)
+
+    class Meta:
+        table_name = "vp_attempt"
+        primary_key = CompositeKey("mission", "number")
+        constraints = (Check("(outcome = 'running') = (ended_at IS NULL)"),)
+
+
+Attempt.add_index(Attempt.mission, where=SQL("outcome = 'running'"), unique=True, name="vp_attempt_running")
+
+
+class Event(LedgerModel):
+    """One thing that happened. AUTOINCREMENT: pruning never reuses a seq."""
+
+    seq = AutoIncrementField()
+    mission = ForeignKeyField(Mission, null=True, on_delete="CASCADE", index=False)
+    mission_seq = IntegerField(null=True)
+    vp_id = TextField()
+    attempt = IntegerField(null=True)
+    type = TextField()  # no CHECK: a new event type must not need SQLite to rebuild this table
+    at = InstantField()
+    data = JsonField()
+
+    class Meta:
+        table_name = "vp_event"
+        indexes = ((("mission_id", "mission_seq"), True),)
+        constraints = (Check("(mission_id IS NULL) = (mission_seq IS NULL)"),)
+
+
+Event.add_index(
+    Event.mission, where=SQL(f"type IN ({_words(TERMINAL_EVENTS)})"), unique=True, name="vp_event_one_terminal"
+)
+Event.add_index(
+    Event.mission,
+    Event.attempt,
+    Event.type,
+    where=SQL(f"type IN ({_words(ONCE_PER_ATTEMPT)})"),
+    unique=True,
+    name="vp_event_once_per_attempt",
+)
+
+
+class Artifact(LedgerModel):
+    """One published file of an attempt."""
+
+    mission = ForeignKeyField(Mission, on_delete="CASCADE", index=False)
+    attempt = IntegerField()
+    path = TextField()
+    media_type = TextField()
+    size = BigIntegerField()
+    sha256 = TextField()
+    role = TextField()
+
+    class Meta:
+        table_name = "vp_artifact"
+        primary_key = CompositeKey("mission", "attempt", "path")
+
+
+class Worker(LedgerModel):
+    """One consumer or keeper process; ``vp_id`` is NULL for a keeper."""
+
+    worker_id = TextField(primary_key=True)
+    vp_id = TextField(null=True, index=True)
+    host = TextField()
+    host_identity = TextField()
+    pid = IntegerField()
+    start_ticks = BigIntegerField(null=True)
+    version = TextField()
+    profile_digest = TextField(null=True)
+    started_at = InstantField()
+    heartbeat_at = InstantField()
+    heartbeat_boottime_us = BigIntegerField()
+    state = TextField(constraints=[_one_of("state", WorkerState)])
+
+    class Meta:
+        table_name = "vp_worker"
+
+
+class Inbox(LedgerModel):
+    """How far a reader of events has acknowledged."""
+
+    reader = TextField(primary_key=True)
+    acknowledged_seq = BigIntegerField()
+    updated_at = InstantField()
+
+    class Meta:
+        table_name = "vp_inbox"
+
+
+class Agent(LedgerModel):
+    """What an operator decided about a VP: paused or draining. No row = neither."""
+
+    vp_id = TextField(primary_key=True)
+    paused = BooleanField(default=False)
+    pause_reason = TextField(null=True)
+    draining = BooleanField(default=False)
+    changed_at = InstantField()
+
+    class Meta:
+        table_name = "vp_agent"
+
+
+MODELS: Final = (Mission, IdempotencyKey, Attempt, Event, Artifact, Worker, Inbox, Agent)
+
+
+def _edge_condition() -> str:
+    edges = [f"(OLD.status = '{old}' AND NEW.status IN ({_words(news)}))" for old, news in EDGES.items()]
+    return " OR ".join(edges)
+
+
+# The last line of defence: a status outside the state machine, a changed terminal mission or an
+# edited event is refused by the database itself, whatever code asks for it.
+SQLITE_TRIGGERS: Final = {
+    "vp_mission_edge": (
+        "CREATE TRIGGER vp_mission_edge BEFORE UPDATE OF status ON vp_mission "
+        f"WHEN NEW.status <> OLD.status AND NOT ({_edge_condition()}) "
+        "BEGIN SELECT RAISE(ABORT, 'no such status change'); END"
+    ),
+    "vp_mission_born_queued": (
+        "CREATE TRIGGER vp_mission_born_queued BEFORE INSERT ON vp_mission WHEN NEW.status <> 'queued' "
+        "BEGIN SELECT RAISE(ABORT, 'a mission begins queued'); END"
+    ),
+    "vp_mission_attempt_rises": (
+        "CREATE TRIGGER vp_mission_attempt_rises BEFORE UPDATE OF attempt ON vp_mission "
+        "WHEN NEW.attempt < OLD.attempt BEGIN SELECT RAISE(ABORT, 'attempt numbers only rise'); END"
+    ),
+    "vp_event_immutable": (
+        "CREATE TRIGGER vp_event_immutable BEFORE UPDATE ON vp_event "
+        "BEGIN SELECT RAISE(ABORT, 'events never change'); END"
+    ),
+}

@@ -1,0 +1,285 @@
+"""Everything that is read from the ledger, as contract views. Nothing here writes.
+
+Durations are computed from aware instants only, with one "now" per answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from peewee import fn
+
+from vp_queue.contracts import EXECUTING, TERMINAL, Outcome, Status, WorkerState
+from vp_queue.contracts.views import (
+    ArtifactView,
+    AttemptView,
+    EventView,
+    FailureView,
+    MissionView,
+    ProgressView,
+    QuestionView,
+    UsageView,
+    WorkerView,
+)
+from vp_queue.errors import MissionNotFound
+from vp_queue.ledger.models import Agent, Artifact, Attempt, Event, IdempotencyKey, Mission, Worker
+
+StallLimits = Mapping[str, float]  # vp_id → seconds without output or progress
+
+
+def mission_row(mission_id: str) -> Mission:
+    """The row of a mission.
+
+    Raises:
+        MissionNotFound: there is none.
+    """
+    row: Mission | None = Mission.get_or_none(Mission.id == mission_id)
+    if row is None:
+        raise MissionNotFound(f"No mission {mission_id}; vp_list_missions shows those there are.", field="mission_id")
+    return row
+
+
+def key_row(vp_id: str, key: str) -> IdempotencyKey | None:
+    """What an idempotency key of a VP stood for, if it was used."""
+    row: IdempotencyKey | None = IdempotencyKey.get_or_none(IdempotencyKey.vp_id == vp_id, IdempotencyKey.key == key)
+    return row
+
+
+def mission_views(rows: Sequence[Mission], now: datetime, stall: StallLimits) -> list[MissionView]:
+    """The views of these rows."""
+    executing = [row.id for row in rows if row.status in EXECUTING]
+    alive = {}
+    if executing:
+        attempts = Attempt.select().where(Attempt.mission.in_(executing), Attempt.outcome == Outcome.RUNNING)
+        alive = {attempt.mission_id: attempt for attempt in attempts}
+    return [_mission_view(row, alive.get(row.id), now, stall) for row in rows]
+
+
+def mission_view(row: Mission, now: datetime, stall: StallLimits) -> MissionView:
+    """The view of one row."""
+    return mission_views([row], now, stall)[0]
+
+
+def _mission_view(row: Mission, attempt: Attempt | None, now: datetime, stall: StallLimits) -> MissionView:
+    duration = None
+    if row.started_at is not None:
+        duration = max(0.0, ((row.finished_at or now) - row.started_at).total_seconds())
+    return MissionView(
+        mission_id=row.id,
+        vp_id=row.vp_id,
+        mission_type=row.mission_type,
+        objective=row.objective,
+        constraints=row.constraints,
+        budget=row.budget,
+        metadata=row.metadata,
+        priority=row.priority,
+        idempotency_key=row.idempotency_key,
+        status=row.status,
+        terminal=row.status in TERMINAL,
+        cancel_requested=row.cancel_requested_at is not None,
+        attempt=row.attempt,
+        attempts_charged=row.attempts_charged,
+        max_attempts=row.max_attempts,
+        created_at=row.created_at,
+        queued_at=row.queued_at,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        not_before=row.not_before,
+        expires_at=row.expires_at,
+        duration_seconds=duration,
+        stalled=_stalled(attempt, now, stall.get(row.vp_id)),
+        workspace=f"workspace://{row.vp_id}/{row.id}",
+        result=row.result,
+        failure=FailureView(**row.failure) if row.failure and row.status == Status.FAILED else None,
+        usage=UsageView(**row.usage) if row.usage else None,
+        progress=ProgressView(**row.progress) if row.progress else None,
+        question=QuestionView(**row.question) if row.question else None,
+        retry_of=row.retry_of,
+        source_session_id=row.source_session_id,
+    )
+
+
+def _stalled(attempt: Attempt | None, now: datetime, limit_seconds: float | None) -> bool:
+    if attempt is None or limit_seconds is None:
+        return False
+    return now - (attempt.last_output_at or attempt.started_at) > timedelta(seconds=limit_seconds)
+
+
+def missions_page(
+    *,
+    vp_id: str | None,
+    statuses: Sequence[Status] | None,
+    source_session_id: str | None,
+    limit: int,
+    cursor: str | None,
+) -> tuple[list[Mission], str | None]:
+    """A page of missions, newest first (ids are ordered by time), and the cursor of the next page."""
+    query = _filtered(Mission.select(), vp_id, source_session_id).order_by(Mission.id.desc()).limit(limit + 1)
+    if statuses is not None:
+        query = query.where(Mission.status.in_(statuses))
+    if cursor is not None:
+        query = query.where(Mission.id < cursor)
+    rows = list(query)
+    return rows[:limit], rows[limit - 1].id if len(rows) > limit else None
+
+
+def status_counts(*, vp_id: str | None, source_session_id: str | None) -> dict[str, int]:
+    """How many missions are in each status under the same filters; statuses without any are 0."""
+    query = _filtered(Mission.select(Mission.status, fn.COUNT(Mission.id)), vp_id, source_session_id)
+    found = dict(query.group_by(Mission.status).tuples())
+    return {str(status): found.get(status, 0) for status in Status}
+
+
+def _filtered(query: Any, vp_id: str | None, source_session_id: str | None) -> Any:
+    if vp_id is not None:
+        query = query.where(Mission.vp_id == vp_id)
+    if source_session_id is not None:
+        query = query.where(Mission.source_session_id == source_session_id)
+    return query
+
+
+def attempt_views(mission_id: str) -> list[AttemptView]:
+    """All attempts of a mission, first to last."""
+    return [
+        AttemptView(
+            number=row.number,
+            worker_id=row.worker_id,
+            host=row.host,
+            workspace=row.workspace,
+            started_at=row.started_at,
+            ended_at=row.ended_at,
+            outcome=row.outcome,
+            exit_code=row.exit_code,
+            signal=row.signal,
+            max_rss_bytes=row.max_rss_bytes,
+            cpu_seconds=row.cpu_seconds,
+            failure=FailureView(**row.failure) if row.failure else None,
+            usage=UsageView(**row.usage) if row.usage else None,
+        )
+        for row in Attempt.select().where(Attempt.mission == mission_id).order_by(Attempt.number)
+    ]
+
+
+def event_views(rows: Iterable[Event]) -> list[EventView]:
+    """The views of event rows."""
+    return [
+        EventView(
+            seq=row.seq,
+            mission_seq=row.mission_seq,
+            type=row.type,
+            mission_id=row.mission_id,
+            vp_id=row.vp_id,
+            attempt=row.attempt,
+            at=row.at,
+            data=row.data,
+        )
+        for row in rows
+    ]
+
+
+def newest_events(mission_id: str, limit: int) -> list[EventView]:
+    """The newest events of a mission, oldest of them first."""
+    if limit == 0:
+        return []
+    rows = Event.select().where(Event.mission == mission_id).order_by(Event.mission_seq.desc()).limit(limit)
+    return event_views(reversed(list(rows)))
+
+
+def events_of_mission_after(mission_id: str, mission_seq: int, limit: int) -> list[EventView]:
+    """Events of one mission after a position, in order."""
+    rows = (
+        Event.select()
+        .where(Event.mission == mission_id, Event.mission_seq > mission_seq)
+        .order_by(Event.mission_seq)
+        .limit(limit)
+    )
+    return event_views(rows)
+
+
+def events_after(
+    seq: int, limit: int, *, source_session_id: str | None = None, mission_id: str | None = None
+) -> list[EventView]:
+    """The feed after a seq, across all missions and VPs, in order."""
+    query = Event.select().where(Event.seq > seq).order_by(Event.seq).limit(limit)
+    if mission_id is not None:
+        query = query.where(Event.mission == mission_id)
+    if source_session_id is not None:
+        query = query.join(Mission).where(Mission.source_session_id == source_session_id)
+    return event_views(query)
+
+
+def newest_seq() -> int:
+    """The seq of the newest event; 0 in an empty ledger."""
+    return Event.select(fn.MAX(Event.seq)).scalar() or 0
+
+
+def artifacts(mission_id: str, attempt: int) -> list[Artifact]:
+    """The published artifacts of an attempt, by path."""
+    query = Artifact.select().where(Artifact.mission == mission_id, Artifact.attempt == attempt)
+    return list(query.order_by(Artifact.path))
+
+
+def artifact_view(row: Artifact, vp_id: str, **content: Any) -> ArtifactView:
+    """The view of an artifact; ``content`` gives content, encoding, truncated and problem."""
+    body = {"content": None, "encoding": None, "truncated": False, "problem": None, **content}
+    return ArtifactView(
+        path=row.path,
+        size=row.size,
+        media_type=row.media_type,
+        sha256=row.sha256,
+        attempt=row.attempt,
+        uri=f"workspace://{vp_id}/{row.mission_id}/{row.path}",
+        **body,
+    )
+
+
+def agent_row(vp_id: str) -> Agent | None:
+    """What an operator decided about a VP, if anything."""
+    row: Agent | None = Agent.get_or_none(Agent.vp_id == vp_id)
+    return row
+
+
+def depths(vp_id: str) -> dict[str, int]:
+    """How many missions of a VP are queued, running and waiting for input."""
+    live = (Status.QUEUED, *EXECUTING)
+    query = Mission.select(Mission.status, fn.COUNT(Mission.id)).where(Mission.vp_id == vp_id, Mission.status.in_(live))
+    found = dict(query.group_by(Mission.status).tuples())
+    return {str(status): found.get(status, 0) for status in live}
+
+
+def worker_views(vp_id: str | None) -> list[WorkerView]:
+    """The workers of a VP that have not ended, oldest first; None: the keepers."""
+    alive = (WorkerState.RUNNING, WorkerState.DRAINING)
+    of_vp = Worker.vp_id.is_null() if vp_id is None else Worker.vp_id == vp_id
+    rows = Worker.select().where(of_vp, Worker.state.in_(alive)).order_by(Worker.started_at)
+    return [
+        WorkerView(
+            worker_id=row.worker_id,
+            host=row.host,
+            pid=row.pid,
+            state=row.state,
+            heartbeat_at=row.heartbeat_at,
+            version=row.version,
+        )
+        for row in rows
+    ]
+
+
+def cancel_requested(mission_ids: Sequence[str]) -> list[str]:
+    """Those of these executing missions that somebody asked to cancel."""
+    query = Mission.select(Mission.id).where(
+        Mission.id.in_(mission_ids), Mission.status.in_(EXECUTING), Mission.cancel_requested_at.is_null(False)
+    )
+    return [row.id for row in query]
+
+
+def past_start_deadline(now: datetime, limit: int) -> list[str]:
+    """Queued missions that never started and whose ``expires_at`` has passed."""
+    query = (
+        Mission.select(Mission.id)
+        .where(Mission.status == Status.QUEUED, Mission.started_at.is_null(), Mission.expires_at <= now)
+        .limit(limit)
+    )
+    return [row.id for row in query]

@@ -1,0 +1,120 @@
+"""Creates and migrates the schema, once, whoever comes first.
+
+Migrations are run by ``playhouse.migrations`` under a lock on ``<ledger>.migrate``: of eight processes
+at first use, without it, seven failed with "table already exists". A ledger that holds a migration this
+code does not know was written by a newer vp-queue and is refused: an old binary must not write to it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+from vp_queue import clock
+from vp_queue.errors import LedgerBusy, LedgerUnavailable
+
+DIRECTORY: Final = Path(__file__).parent / "migrations"
+HISTORY_TABLE: Final = "vp_schema_migration"
+LOCK_WAIT_SECONDS: Final = 30.0
+
+
+def known() -> list[str]:
+    """The names of the migrations this code carries, in order."""
+    return sorted(path.stem for path in DIRECTORY.glob("[0-9]*.py"))
+
+
+def applied(db: Any) -> list[str]:
+    """The names of the migrations the ledger holds, in order; empty for a new file."""
+    if not db.execute_sql("SELECT 1 FROM sqlite_master WHERE type='table' AND name=?", (HISTORY_TABLE,)).fetchone():
+        return []
+    return sorted(name for (name,) in db.execute_sql(f"SELECT name FROM {HISTORY_TABLE}"))  # noqa: S608  a constant
+
+
+def pending(db: Any, path: Path) -> list[str]:
+    """The migrations still to apply.
+
+    Raises:
+        LedgerUnavailable: the ledger holds one that this code does not know.
+    """
+    have, here = applied(db), known()
+    unknown = [name for name in have if name not in here]
+    if unknown:
+        raise LedgerUnavailable(
+            f"The ledger {path} was written by a newer vp-queue (it holds migration {unknown[-1]}). "
+            "Upgrade vp-queue, or restore a backup made by this version.",
+            path=str(path),
+            migration=unknown[-1],
+        )
+    return [name for name in here if name not in have]
+
+
+def ensure(db: Any, path: Path) -> list[str]:
+    """Bring the ledger at ``path`` to this code's schema; returns the migrations applied now."""
+    if path.exists() and path.stat().st_size and not pending(db, path):
+        return []
+    with _lock(path):
+        _create_private(path)
+        # WAL is a property of the file, so it is set here, where no other process can be in the way.
+        db.execute_sql("PRAGMA journal_mode=wal")
+        if not pending(db, path):
+            return []
+        from playhouse.migrations import Runner  # only when there is something to do: it costs 30 ms
+
+        names: list[str] = Runner(db, str(DIRECTORY), table_name=HISTORY_TABLE).up()
+        return names
+
+
+def _create_private(path: Path) -> None:
+    """Make the file readable by its owner only, before SQLite would make it with the umask.
+
+    Never opens a file that exists: closing it would drop the POSIX locks that another thread's
+    connection holds on it.
+    """
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    try:
+        descriptor = os.open(f"{path}.migrate", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise LedgerUnavailable(
+            f"The ledger {path} cannot be created or migrated: {error.strerror}. Check its folder."
+        ) from error
+    try:
+        deadline = clock.monotonic() + LOCK_WAIT_SECONDS
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if clock.monotonic() > deadline:
+                    raise LedgerBusy(
+                        f"Another process has been migrating {path} for {LOCK_WAIT_SECONDS:.0f} s.",
+                        retry_after_seconds=5.0,
+                    ) from None
+                time.sleep(0.02)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def description(db: Any) -> list[str]:
+    """The schema in a canonical form, for comparing one ledger's with another's.
+
+    Tables by their columns, keys and checks; indexes and triggers by their SQL, blanks and quotes
+    evened out.
+    """
+    rows = db.execute_sql(
+        "SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%' "
+        "AND name NOT LIKE ? ORDER BY type, name",
+        (f"{HISTORY_TABLE}%",),
+    ).fetchall()
+    return [f"{kind} {name}: " + re.sub(r"\s*([(),])\s*|[\s\"]+", r" \1 ", sql).lower() for kind, name, sql in rows]

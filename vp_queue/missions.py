@@ -1,0 +1,379 @@
+"""The use cases every face calls: dispatch, get, list, wait, cancel, retry, read, events, VPs.
+
+A dispatch is one transaction: the mission, its event, its idempotency key and Huey's queue row exist
+together or not at all, and the acknowledgement is sent after the commit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from vp_queue import clock, config
+from vp_queue.config import Profile, Settings
+from vp_queue.contracts import TERMINAL, Status, limits
+from vp_queue.contracts import requests as asked
+from vp_queue.contracts import views
+from vp_queue.errors import (
+    ArtifactNotFound,
+    ExecutorUnavailable,
+    IdempotencyConflict,
+    NotRetryableState,
+    ValidationError,
+    VpDisabled,
+)
+from vp_queue.executors import registry
+from vp_queue.ledger import database, fleet, inbox, queries, transitions, watch
+from vp_queue.ledger.models import Mission
+from vp_queue.ledger.transitions import NewMission
+from vp_queue.queue import huey
+from vp_queue.worker.artifacts import read_content
+from vp_queue.worker.target import resolve_target
+
+# A waiter looks at the ledger again this often even if no change was noticed.
+WAIT_SLICE_SECONDS: Final = 5.0
+
+
+def ready(settings: Settings | None = None) -> Settings:
+    """The settings, with their ledger open in this process. Every use case begins here."""
+    settings = settings or config.load()
+    if database.is_current(settings.database_path):
+        return settings
+    config.ensure_home(settings)
+    database.open_ledger(settings.database_path)
+    return settings
+
+
+def _stall(settings: Settings) -> dict[str, float]:
+    return {vp_id: profile.stall_after_seconds for vp_id, profile in settings.vps.items()}
+
+
+def _view(settings: Settings, mission: Mission) -> views.MissionView:
+    return queries.mission_view(mission, clock.now(), _stall(settings))
+
+
+def dispatch(request: asked.DispatchMission) -> views.DispatchAnswer:
+    """Delegate a mission.
+
+    Raises:
+        UnknownVp, VpDisabled, ExecutorUnavailable, TargetPathDenied: it could not run.
+        IdempotencyConflict: the key stands for another request.
+        ValidationError, LedgerBusy, LedgerUnavailable: nothing was stored.
+    """
+    settings = ready()
+    profile = settings.profile(request.vp_id)
+    digest = request.digest()
+    with database.read_transaction():
+        replay = _replay(settings, request.vp_id, request.idempotency_key, digest)
+    if replay is not None:
+        return views.DispatchAnswer(mission=replay, created=False)
+    new = NewMission(
+        mission_id=clock.new_mission_id(),
+        request_digest=digest,
+        constraints=request.constraints.given(),
+        budget=request.budget.given(),
+        target_realpath=check_can_run(settings, profile, request),
+        **request.model_dump(exclude={"constraints", "budget"}),
+    )
+    mission, created = _accept(settings, new)
+    return views.DispatchAnswer(mission=mission, created=created)
+
+
+def check_can_run(settings: Settings, profile: Profile, request: asked.DispatchMission) -> str | None:
+    """Refuse what could only fail later; returns the resolved target path, if one is asked for."""
+    if not profile.enabled:
+        raise VpDisabled(f"{profile.vp_id} is disabled; set enabled = true in {settings.config_path}.", field="vp_id")
+    if request.expires_at is not None and request.expires_at <= clock.now():
+        raise ValidationError("expires_at lies in the past; the mission could never start.", field="expires_at")
+    if request.mission_type == "command":
+        if not profile.allow_commands:
+            raise ValidationError(
+                f"{profile.vp_id} runs no commands of missions; use mission_type=\"task\", or set "
+                f"allow_commands = true for it in {settings.config_path}.",
+                field="constraints.command",
+            )
+    else:
+        available = registry.availability(profile.executor, profile.options)
+        if not available.ok:
+            raise ExecutorUnavailable(
+                f"{profile.vp_id} cannot run: {available.reason}. `vp doctor` shows what each VP needs.",
+                field="vp_id",
+                executor=profile.executor,
+            )
+    if request.constraints.target_path is None:
+        return None
+    return str(resolve_target(request.constraints.target_path, profile.allowed_target_roots, forbidden(settings)))
+
+
+def forbidden(settings: Settings) -> tuple[Path, ...]:
+    """Where no mission may work: vp-queue's own state and the workspaces of other missions."""
+    return settings.home, settings.workspaces_root
+
+
+def _accept(settings: Settings, new: NewMission) -> tuple[views.MissionView, bool]:
+    with database.write_transaction() as tx:
+        replay = _replay(settings, new.vp_id, new.idempotency_key, new.request_digest)
+        if replay is not None:
+            return replay, False
+        mission = transitions.accept(tx, new)
+        if new.not_before is None or new.not_before <= tx.now:
+            huey.enqueue(tx, mission)
+    return _view(settings, mission), True
+
+
+def _replay(settings: Settings, vp_id: str, key: str | None, digest: str) -> views.MissionView | None:
+    """The mission this key already stands for, if the request is the same."""
+    known = queries.key_row(vp_id, key) if key is not None else None
+    if known is None:
+        return None
+    if known.request_digest != digest:
+        raise IdempotencyConflict(
+            f"The idempotency key was used for another request (mission {known.mission_id}); use a new key, "
+            "or repeat that request unchanged.",
+            field="idempotency_key",
+            mission_id=known.mission_id,
+        )
+    return _view(settings, queries.mission_row(known.mission_id))
+
+
+def get(request: asked.GetMission) -> views.GetAnswer:
+    """One mission with its attempts and newest events."""
+    settings = ready()
+    with database.read_transaction():
+        row = queries.mission_row(request.mission_id)
+        return views.GetAnswer(
+            mission=_view(settings, row),
+            attempts=queries.attempt_views(row.id),
+            events=queries.newest_events(row.id, request.events_limit),
+        )
+
+
+def list_missions(request: asked.ListMissions) -> views.ListAnswer:
+    """A page of missions, newest first, with counts."""
+    settings = ready()
+    scope = {"vp_id": request.vp_id, "source_session_id": request.source_session_id}
+    with database.read_transaction() as now:
+        rows, next_cursor = queries.missions_page(
+            statuses=request.statuses, limit=request.limit, cursor=request.cursor, **scope
+        )
+        return views.ListAnswer(
+            missions=queries.mission_views(rows, now, _stall(settings)),
+            next_cursor=next_cursor,
+            counts=queries.status_counts(**scope),
+        )
+
+
+def wait(request: asked.WaitMission) -> views.WaitAnswer:
+    """Wait until the mission ends or needs input, or the time is up."""
+    settings = ready()
+    deadline = clock.monotonic() + request.timeout_seconds
+    changes = watch.current()
+    before: int | None = None
+    while True:
+        token = changes.token()
+        with database.read_transaction():
+            row = queries.mission_row(request.mission_id)
+            before = row.events if before is None else before
+            left = deadline - clock.monotonic()
+            over = row.status in TERMINAL or row.status == Status.NEEDS_INPUT
+            if over or left <= 0:
+                return views.WaitAnswer(
+                    timed_out=not over,
+                    mission=_view(settings, row),
+                    events=queries.events_of_mission_after(row.id, before, limits.EVENTS_OF_MISSION),
+                )
+        changes.wait(token, min(left, WAIT_SLICE_SECONDS))
+
+
+def cancel(request: asked.CancelMission) -> views.CancelAnswer:
+    """Cancel a mission; a running one ends as soon as its program is proved dead."""
+    settings = ready()
+    with database.write_transaction() as tx:
+        queued = queries.mission_row(request.mission_id)
+        mission, changed = transitions.request_cancel(tx, request.mission_id, request.reason)
+        if changed and queued.queue_row is not None:
+            huey.revoke(queued)
+    return views.CancelAnswer(mission=_view(settings, mission or queued), changed=changed)
+
+
+def retry(request: asked.RetryMission) -> views.RetryAnswer:
+    """Dispatch an ended mission again, as a new one with everything it was asked with."""
+    settings = ready()
+    digest = asked.request_digest({"retry_of": request.mission_id, "guidance": request.guidance})
+    with database.read_transaction():
+        old = queries.mission_row(request.mission_id)
+        replay = _replay(settings, old.vp_id, request.idempotency_key, digest)
+    if replay is not None:
+        return views.RetryAnswer(mission=replay, created=False)
+    if old.status not in TERMINAL or old.status == Status.COMPLETED:
+        raise NotRetryableState(
+            f"Mission {old.id} is {old.status}; only a failed, cancelled or expired mission can be retried.",
+            field="mission_id",
+            status=old.status,
+        )
+    again = asked.DispatchMission(
+        vp_id=old.vp_id,
+        objective=old.objective,
+        mission_type=old.mission_type,
+        constraints=asked.Constraints(**old.constraints),
+        budget=asked.Budget(**old.budget),
+        priority=old.priority,
+        max_attempts=old.max_attempts,
+        source_session_id=old.source_session_id,
+        metadata=old.metadata,
+    )
+    new = NewMission(
+        mission_id=clock.new_mission_id(),
+        request_digest=digest,
+        constraints=old.constraints,
+        budget=old.budget,
+        target_realpath=check_can_run(settings, settings.profile(old.vp_id), again),
+        guidance=request.guidance,
+        retry_of=old.id,
+        **again.model_dump(exclude={"constraints", "budget", "idempotency_key"}),
+    )
+    mission, created = _accept(settings, replace(new, idempotency_key=request.idempotency_key))
+    return views.RetryAnswer(mission=mission, created=created)
+
+
+def read_result(request: asked.ReadResultArtifacts) -> views.ReadAnswer:
+    """The result, and artifacts with as much content as fits ``max_bytes`` in all.
+
+    Raises:
+        ArtifactNotFound: a path asked for is none of the mission's artifacts.
+    """
+    settings = ready()
+    with database.read_transaction():
+        row = queries.mission_row(request.mission_id)
+        published = queries.artifacts(row.id, row.attempt) if row.status in TERMINAL else []
+    wanted = published
+    if request.paths is not None and row.status in TERMINAL:
+        by_path = {artifact.path: artifact for artifact in published}
+        missing = [path for path in request.paths if path not in by_path]
+        if missing:
+            raise ArtifactNotFound(
+                f"Mission {row.id} has no artifact {missing[0]!r}; call without paths to list what it has.",
+                field="paths",
+                path=missing[0],
+            )
+        wanted = [by_path[path] for path in dict.fromkeys(request.paths)]
+    shown, left = [], request.max_bytes
+    for artifact in wanted[: request.max_files]:
+        content = read_content(settings.workspaces_root, row.vp_id, row.id, artifact, artifact.attempt, left)
+        left -= content.bytes_used
+        shown.append(
+            queries.artifact_view(
+                artifact,
+                row.vp_id,
+                content=content.content,
+                encoding=content.encoding,
+                truncated=content.truncated,
+                problem=content.problem,
+            )
+        )
+    return views.ReadAnswer(
+        mission_id=row.id,
+        status=row.status,
+        result=row.result if row.status in TERMINAL else None,
+        artifacts=shown,
+        files_total=len(published),
+        truncated=len(wanted) > len(shown) or any(artifact.truncated for artifact in shown),
+    )
+
+
+def read_events(request: asked.ReadEvents) -> views.EventsAnswer:
+    """A reader's inbox: acknowledge, then what came after, waiting for a first event if asked to."""
+    ready()
+    if request.acknowledge is not None:
+        with database.write_transaction() as tx:
+            inbox.acknowledge(tx, request.reader, request.acknowledge)
+    with database.read_transaction():
+        seq = inbox.acknowledged(request.reader)
+    events = events_after(
+        seq, request.limit, source_session_id=request.source_session_id, wait_seconds=request.wait_seconds
+    )
+    return views.EventsAnswer(events=events, last_seq=events[-1].seq if events else seq)
+
+
+def events_after(
+    seq: int,
+    limit: int,
+    *,
+    source_session_id: str | None = None,
+    mission_id: str | None = None,
+    wait_seconds: float = 0,
+) -> list[views.EventView]:
+    """The feed after a seq; waits up to ``wait_seconds`` for a first event."""
+    ready()
+    deadline = clock.monotonic() + wait_seconds
+    changes = watch.current()
+    while True:
+        token = changes.token()
+        with database.read_transaction():
+            events = queries.events_after(seq, limit, source_session_id=source_session_id, mission_id=mission_id)
+        left = deadline - clock.monotonic()
+        if events or left <= 0:
+            return events
+        changes.wait(token, min(left, WAIT_SLICE_SECONDS))
+
+
+def newest_seq() -> int:
+    """Where the feed ends now."""
+    ready()
+    with database.read_transaction():
+        return queries.newest_seq()
+
+
+def vps() -> views.VpsAnswer:
+    """Every configured VP."""
+    settings = ready()
+    with database.read_transaction():
+        return views.VpsAnswer(vps=[_vp_view(profile) for profile in settings.vps.values()])
+
+
+def _vp_view(profile: Profile) -> views.VpView:
+    decided = queries.agent_row(profile.vp_id)
+    depths = queries.depths(profile.vp_id)
+    available = registry.availability(profile.executor, profile.options)
+    return views.VpView(
+        vp_id=profile.vp_id,
+        title=profile.title,
+        description=profile.description,
+        executor=profile.executor,
+        enabled=profile.enabled,
+        paused=decided.paused if decided else False,
+        pause_reason=decided.pause_reason if decided else None,
+        draining=decided.draining if decided else False,
+        available=views.AvailabilityView(ok=available.ok, reason=available.reason),
+        queued=depths[Status.QUEUED],
+        running=depths[Status.RUNNING],
+        needs_input=depths[Status.NEEDS_INPUT],
+        concurrency=profile.concurrency,
+        workers=queries.worker_views(profile.vp_id),
+    )
+
+
+def pause(vp_id: str, reason: str | None = None) -> views.VpView:
+    """Take nothing more from a VP's queue; what runs goes on."""
+    return _set_paused(vp_id, True, reason)
+
+
+def resume(vp_id: str) -> views.VpView:
+    """Take from a VP's queue again."""
+    return _set_paused(vp_id, False, None)
+
+
+def _set_paused(vp_id: str, paused: bool, reason: str | None) -> views.VpView:
+    profile = ready().profile(vp_id)
+    with database.write_transaction() as tx:
+        fleet.set_paused(tx, vp_id, paused, reason)
+    with database.read_transaction():
+        return _vp_view(profile)
+
+
+def keepers() -> list[Any]:
+    """The keepers that have not ended, for ``vp status``."""
+    ready()
+    with database.read_transaction():
+        return queries.worker_views(None)

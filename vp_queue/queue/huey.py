@@ -1,0 +1,123 @@
+"""The SqliteHuey of each VP, the one task, and enqueueing inside the ledger's transaction."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from huey import SqliteHuey
+from huey.api import Task, TaskWrapper
+from huey.consumer import Consumer
+
+from vp_queue.ledger import database, transitions
+from vp_queue.ledger.database import Transaction
+from vp_queue.ledger.models import Mission
+from vp_queue.queue import signals
+from vp_queue.queue.messages import JsonSerializer, wake_up_id
+from vp_queue.queue.storage import LedgerStorage
+
+MissionBody = Callable[[str, int], None]
+
+_hueys: dict[str, SqliteHuey] = {}
+_tasks: dict[str, TaskWrapper] = {}
+_lock = threading.Lock()
+
+
+class VpHuey(SqliteHuey):  # type: ignore[misc]
+    """A SqliteHuey whose consumer is set up by the VP's profile, not by command-line flags."""
+
+    concurrency = 1
+
+    def create_consumer(self, **options: Any) -> Consumer:
+        """One worker thread per mission at once.
+
+        Threads only: with ``-k process`` a SIGKILL leaves orphans behind. Huey's own schedule is not
+        used, so its scheduler runs once a minute instead of every second.
+        """
+        fixed = {"workers": self.concurrency, "worker_type": "thread", "periodic": False, "scheduler_interval": 60}
+        return super().create_consumer(**{**options, **fixed})
+
+
+def _not_a_consumer(mission_id: str, attempt: int) -> None:
+    raise RuntimeError(f"this process only enqueues missions; {mission_id}.{attempt} needs a consumer")
+
+
+def bind(huey: SqliteHuey, body: MissionBody) -> TaskWrapper:
+    """Define the task ``run_mission`` on a Huey.
+
+    Here and nowhere else: Huey registers a task as ``module.name``, and one of the same name in another
+    module would be "not found" in the consumer, after its row was consumed. ``retries=0``, because
+    Huey's own retry path can lose a task; retries are the ledger's.
+    """
+
+    def run_mission(mission_id: str, attempt: int) -> None:
+        body(mission_id, attempt)
+
+    return huey.task(retries=0, name="run_mission")(run_mission)
+
+
+def huey_for(vp_id: str) -> SqliteHuey:
+    """The Huey of a VP's queue (named by its ``vp_id``), one per process; it writes wake-ups."""
+    with _lock:
+        return _hueys.get(vp_id) or _make(vp_id, _not_a_consumer, concurrency=1)
+
+
+def consumer_huey(vp_id: str, body: MissionBody, concurrency: int) -> SqliteHuey:
+    """The Huey that ``huey_consumer`` runs.
+
+    Args:
+        body: what executes a mission, given its id and attempt number.
+        concurrency: missions at once, from the VP's profile.
+
+    Raises:
+        RuntimeError: this process made a Huey for this VP already.
+    """
+    with _lock:
+        if vp_id in _hueys:
+            raise RuntimeError(f"this process already has a Huey for {vp_id}")
+        return _make(vp_id, body, concurrency)
+
+
+def _make(vp_id: str, body: MissionBody, concurrency: int) -> SqliteHuey:
+    huey = VpHuey(vp_id, storage_class=LedgerStorage, serializer=JsonSerializer(), utc=True)
+    huey.concurrency = concurrency
+    _tasks[vp_id] = bind(huey, body)
+    signals.connect(huey)
+    _hueys[vp_id] = huey
+    return huey
+
+
+def _wake_up(mission: Mission) -> Task:
+    attempt = mission.attempt + 1
+    return _tasks[mission.vp_id].task_class(
+        (mission.id, attempt),
+        id=wake_up_id(mission.id, attempt),
+        priority=mission.priority,
+        expires=mission.expires_at if mission.started_at is None else None,
+    )
+
+
+def enqueue(tx: Transaction, mission: Mission) -> None:
+    """Write the wake-up of a queued mission's next attempt, in the transaction that queued it."""
+    huey = huey_for(mission.vp_id)
+    huey.enqueue(_wake_up(mission))
+    transitions.enqueued(tx, mission.id, huey.storage.last_row_id)
+
+
+def revoke(mission: Mission) -> None:
+    """Huey's own revocation of the wake-up that is still queued, in the transaction that cancels.
+
+    ``revoke_once``: the consumer that meets the message deletes the revocation with it.
+    """
+    huey_for(mission.vp_id).revoke_by_id(wake_up_id(mission.id, mission.attempt + 1), revoke_once=True)
+
+
+def _send_lifecycle(events: list[dict[str, Any]]) -> None:
+    for event in events:
+        huey = huey_for(event["vp_id"]) if event["mission_id"] else _hueys.get(event["vp_id"])
+        if huey is not None:
+            signals.send(huey, event)
+
+
+database.observe_commits(_send_lifecycle)

@@ -1,0 +1,90 @@
+"""What travels through Huey, as JSON: wake-ups, revocations, results. Never pickle.
+
+Huey's default serializer is pickle: whoever can write the database file runs code in every worker. It is
+also used for revocations (a tuple) and results, so a serializer that knows only messages would raise in
+``is_revoked`` after the row was taken, and lose it. Each kind is tagged.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import datetime
+from typing import Any, Final
+
+from huey.registry import Message
+from huey.serializer import Serializer
+from huey.utils import Error
+
+TASK_NAME: Final = "vp_queue.queue.huey.run_mission"
+MESSAGE_BYTES: Final = 4_096
+_WAKE_UP_ID: Final = re.compile(r"(m-[0-9a-z-]{10,60})\.([1-9][0-9]{0,8})")
+
+
+def wake_up_id(mission_id: str, attempt: int) -> str:
+    """Huey's task id of a mission's attempt: ``<mission_id>.<attempt>``."""
+    return f"{mission_id}.{attempt}"
+
+
+def parse_wake_up_id(task_id: object) -> tuple[str, int] | None:
+    """The mission id and attempt number of a task id, or None if it is not one of ours."""
+    match = _WAKE_UP_ID.fullmatch(task_id) if isinstance(task_id, str) else None
+    return (match[1], int(match[2])) if match else None
+
+
+class JsonSerializer(Serializer):  # type: ignore[misc]
+    """Huey's values as tagged JSON."""
+
+    def _serialize(self, data: Any) -> bytes:
+        if isinstance(data, Message):
+            fields = {key: _plain(value) for key, value in data._asdict().items() if value not in (None, {}, ())}
+            body: dict[str, Any] = {"message": fields}
+        elif isinstance(data, tuple):
+            body = {"tuple": [_plain(value) for value in data]}
+        elif isinstance(data, Error):
+            body = {"error": data.metadata}
+        else:
+            body = {"value": data}
+        return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+
+    def _deserialize(self, data: bytes) -> Any:
+        body = json.loads(bytes(data))
+        kind, value = next(iter(body.items()))
+        if kind == "message":
+            fields = {key: _rich(item) for key, item in value.items()}
+            fields.setdefault("kwargs", {})
+            return Message(**fields)
+        if kind == "tuple":
+            return tuple(_rich(item) for item in value)
+        return Error(value) if kind == "error" else value
+
+
+def _plain(value: Any) -> Any:
+    return {"at": value.isoformat()} if isinstance(value, datetime) else value
+
+
+def _rich(value: Any) -> Any:
+    if isinstance(value, dict) and value.keys() == {"at"}:
+        return datetime.fromisoformat(value["at"])
+    return value
+
+
+def check_wake_up(data: bytes) -> str | None:
+    """Why a queue row is no wake-up of ours, or None if it is one. Looks only; executes nothing."""
+    if len(data) > MESSAGE_BYTES:
+        return f"longer than {MESSAGE_BYTES} bytes"
+    try:
+        fields = json.loads(bytes(data))["message"]
+        name, task_id, arguments = fields["name"], fields["id"], fields["args"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return "not a JSON message"
+    if name != TASK_NAME:
+        return "an unknown task"
+    parsed = parse_wake_up_id(task_id)
+    if parsed is None or arguments != list(parsed):
+        return "not the arguments of run_mission"
+    if fields.keys() - {"id", "name", "args", "priority", "expires", "expires_resolved", "retries", "retry_delay", "retry_backoff"}:
+        return "a message with parts that vp-queue never writes"
+    if any(fields.get(key) for key in ("retries", "retry_delay", "retry_backoff")):
+        return "a message that asks Huey to retry"
+    return None

@@ -1,0 +1,162 @@
+"""The ``vp_*`` tools: what an orchestrator delegates with.
+
+Plain synchronous functions, keyword arguments in, a JSON-able dict out, and nothing raised that the caller
+or the world can cause::
+
+    {"ok": true, ...}
+    {"ok": false, "error": {"code": ..., "message": ..., "retryable": ..., "details": {...}}}
+
+Arguments and answers are the models of ``vp_queue.contracts``; all faces (MCP, CLI, HTTP) call these.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import pydantic
+
+from vp_queue import clock, missions
+from vp_queue.contracts import requests, views
+from vp_queue.errors import InternalError, ValidationError, VpError
+
+logger = logging.getLogger("vp_queue.tools")
+
+Tool = Callable[..., dict[str, Any]]
+Request = TypeVar("Request", bound=requests.Strict)
+ERRORS_LISTED: Final = 10
+
+
+@dataclass(frozen=True)
+class Definition:
+    """One tool: its name and function, and the models of its arguments and answer."""
+
+    name: str
+    function: Tool
+    arguments: type[requests.Strict]
+    answer: type[views.Answer]
+
+    @property
+    def description(self) -> str:
+        """What it does, for a language model."""
+        return inspect.cleandoc(self.arguments.__doc__ or "")
+
+
+DEFINITIONS: Final[dict[str, Definition]] = {}
+
+
+def _tool(
+    name: str, arguments: type[Request], answer: type[views.Answer], use_case: Callable[[Request], views.Answer]
+) -> Tool:
+    names = list(arguments.model_fields)
+
+    def call(*positional: Any, **given: Any) -> dict[str, Any]:
+        try:
+            return use_case(_parse(arguments, names, positional, given)).dump()
+        except VpError as error:
+            return _failure(error)
+        except Exception:
+            error_id = clock.new_token()[:12]
+            logger.exception("%s failed, error id %s", name, error_id)
+            return _failure(
+                InternalError(
+                    f"vp-queue failed inside; the log has the details under error id {error_id}.", error_id=error_id
+                )
+            )
+
+    DEFINITIONS[name] = Definition(name, call, arguments, answer)
+    call.__name__ = call.__qualname__ = name
+    call.__doc__ = arguments.__doc__
+    call.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  documented by the inspect module
+        [
+            inspect.Parameter(
+                field,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=inspect.Parameter.empty if info.is_required() else info.get_default(call_default_factory=True),
+                annotation=info.annotation,
+            )
+            for field, info in arguments.model_fields.items()
+        ],
+        return_annotation=dict[str, Any],
+    )
+    return call
+
+
+def _parse(model: type[Request], names: list[str], positional: tuple[Any, ...], given: dict[str, Any]) -> Request:
+    if len(positional) > len(names):
+        raise ValidationError(f"At most {len(names)} arguments are taken: {', '.join(names)}.", field=None)
+    by_position = dict(zip(names, positional, strict=False))
+    twice = by_position.keys() & given.keys()
+    if twice:
+        raise ValidationError(f"{min(twice)} was given twice.", field=min(twice))
+    try:
+        return model.model_validate({**by_position, **given})
+    except pydantic.ValidationError as error:
+        raise _explained(error, names) from None
+    except RecursionError:
+        raise ValidationError("The arguments are nested too deeply.", field=None) from None
+
+
+def _explained(error: pydantic.ValidationError, names: list[str]) -> ValidationError:
+    """Pydantic's findings as one error that names the field first at fault, without echoing its value."""
+    found = []
+    for item in error.errors(include_url=False, include_context=False, include_input=False)[:ERRORS_LISTED]:
+        path = [str(part) for part in item["loc"] if part != "[key]"]
+        message = item["msg"].removeprefix("Value error, ")
+        if not path or path[-1] in ("constraints", "budget"):
+            # A rule over several keys begins its message with the key it is about.
+            key, _, rest = message.partition(": ")
+            path, message = ([*path, key], rest) if rest and key.isidentifier() else (path, message)
+        if item["type"] == "extra_forbidden":
+            known = f"; known: {', '.join(names)}" if len(path) == 1 else ""
+            message = f"is not known here{known}"
+        found.append({"field": _printable(".".join(path)), "message": message})
+    first = found[0]
+    field = first["field"] or None
+    text = f"{field}: {first['message']}" if field else first["message"]
+    if len(found) > 1:
+        text += f" (and {len(found) - 1} more)"
+    return ValidationError(text, field=field, errors=found)
+
+
+def _printable(text: str) -> str:
+    """An unknown argument's name comes from the caller: bounded, and no hostile characters in the answer."""
+    return text[:200].encode("unicode_escape", "replace").decode() if not text.isprintable() else text[:200]
+
+
+def _failure(error: VpError) -> dict[str, Any]:
+    return {"ok": False, "error": error.as_dict()}
+
+
+vp_dispatch_mission = _tool("vp_dispatch_mission", requests.DispatchMission, views.DispatchAnswer, missions.dispatch)
+vp_get_mission = _tool("vp_get_mission", requests.GetMission, views.GetAnswer, missions.get)
+vp_list_missions = _tool("vp_list_missions", requests.ListMissions, views.ListAnswer, missions.list_missions)
+vp_wait_mission = _tool("vp_wait_mission", requests.WaitMission, views.WaitAnswer, missions.wait)
+vp_cancel_mission = _tool("vp_cancel_mission", requests.CancelMission, views.CancelAnswer, missions.cancel)
+vp_read_result_artifacts = _tool(
+    "vp_read_result_artifacts", requests.ReadResultArtifacts, views.ReadAnswer, missions.read_result
+)
+vp_retry_mission = _tool("vp_retry_mission", requests.RetryMission, views.RetryAnswer, missions.retry)
+vp_read_events = _tool("vp_read_events", requests.ReadEvents, views.EventsAnswer, missions.read_events)
+vp_list_vps = _tool("vp_list_vps", requests.ListVps, views.VpsAnswer, lambda _: missions.vps())
+
+
+def schema(name: str) -> dict[str, Any]:
+    """The JSON Schemas of a tool's arguments and answers.
+
+    Raises:
+        ValidationError: there is no such tool.
+    """
+    definition = DEFINITIONS.get(name)
+    if definition is None:
+        raise ValidationError(f"There is no tool {name!r}; there are: {', '.join(DEFINITIONS)}.", field="tool")
+    return {
+        "tool": name,
+        "description": definition.description,
+        "arguments": definition.arguments.model_json_schema(mode="validation"),
+        "answer": definition.answer.model_json_schema(mode="serialization"),
+        "error": views.ErrorAnswer.model_json_schema(mode="serialization"),
+    }

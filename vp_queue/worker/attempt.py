@@ -1,0 +1,70 @@
+"""The shared state of one running attempt: why it must stop, and how to wake whoever waits on it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from datetime import datetime
+from enum import StrEnum
+
+from vp_queue import clock
+from vp_queue.ledger.transitions import Claim
+
+
+class StopReason(StrEnum):
+    """Why a running attempt is being ended by us."""
+
+    CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
+    TIMEOUT = "timeout"
+    LEASE_LOST = "lease_lost"
+
+
+class RunningAttempt:
+    """One attempt of this process, seen by its runner thread, the lease thread and the main thread."""
+
+    def __init__(self, claim: Claim) -> None:
+        self.claim = claim
+        self.finished = threading.Event()
+        self.last_output_at: datetime | None = None
+        self._lock = threading.Lock()
+        self._reason: StopReason | None = None
+        # Readable once the attempt must stop, so that select() in the runner wakes at once.
+        self.wake_fd, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+    @property
+    def stop_reason(self) -> StopReason | None:
+        """Why it must stop; None while it may run."""
+        return self._reason
+
+    @property
+    def lost(self) -> bool:
+        """Whether this worker no longer speaks for the attempt."""
+        return self._reason == StopReason.LEASE_LOST
+
+    def stop(self, reason: StopReason) -> None:
+        """Tell it to end. The first reason stands, but a lost lease overrides: then nothing may be written."""
+        with self._lock:
+            if self._reason is None:
+                self._reason = reason
+                if self._wake_write is not None:
+                    os.write(self._wake_write, b"!")
+            elif reason == StopReason.LEASE_LOST:
+                self._reason = reason
+
+    def printed(self) -> None:
+        """The program printed or reported something."""
+        self.last_output_at = clock.now()
+
+    def wait_a_moment(self, seconds: float) -> None:
+        """Pause the runner without keeping a stopping process from exiting."""
+        self.finished.wait(seconds)
+
+    def close(self) -> None:
+        """The attempt is over, for whoever waits."""
+        with self._lock:
+            os.close(self.wake_fd)
+            if self._wake_write is not None:
+                os.close(self._wake_write)
+            self._wake_write = None
+        self.finished.set()

@@ -1,0 +1,215 @@
+"""What an executor holds while its attempt runs: it starts the program, gated, and stays with it to its end.
+
+The program runs only once its process identity is committed (rule 9). While it runs, one loop listens to
+the launcher, to the program's reports, and to whoever tells the attempt to stop; it ends the tree and does
+not return before nothing of it is left.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import selectors
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict
+from typing import Final
+
+from vp_queue import clock
+from vp_queue.config import Profile
+from vp_queue.contracts import FailureCode, limits
+from vp_queue.errors import LedgerBusy, LedgerUnavailable
+from vp_queue.executors.base import ExecutorFailure, ProgramExit, Stopped
+from vp_queue.ledger import database, leases
+from vp_queue.worker import process, tree
+from vp_queue.worker.attempt import RunningAttempt, StopReason
+from vp_queue.worker.environment import program_environment, secrets_of
+from vp_queue.worker.reports import Reported, ReportReader
+from vp_queue.worker.workspace import Workspace
+
+logger = logging.getLogger("vp_queue.worker")
+
+OUTPUT_CHECK_SECONDS: Final = 1.0
+KILL_AGAIN_SECONDS: Final = 1.0
+REDACTED: Final = "[redacted]"
+
+
+class ProgramControl:
+    """The control handle of one attempt (``executors.base.Control``)."""
+
+    def __init__(
+        self, running: RunningAttempt, profile: Profile, workspace: Workspace, cwd_fd: int, deadline: float
+    ) -> None:
+        """
+        Args:
+            cwd_fd: the workspace or target directory, opened and checked.
+            deadline: on :func:`vp_queue.clock.monotonic`; past it the attempt is stopped.
+        """
+        self.reported = Reported()
+        self.exit: process.Exit | None = None
+        self.secrets: tuple[str, ...] = ()
+        self._running = running
+        self._profile = profile
+        self._workspace = workspace
+        self._cwd_fd = cwd_fd
+        self._deadline = deadline
+        self._progress_events = 0
+        self._next_progress = 0.0
+        self._heard: float | None = None
+
+    def report(
+        self, *, fraction: float | None = None, message: str | None = None, usage: Mapping[str, object] | None = None
+    ) -> None:
+        """Tell progress or usage; written to the ledger at a bounded rate."""
+        self.reported.progress(fraction, message)
+        self.reported.add_usage(usage)
+        self._write_progress()
+
+    def run_program(self, argv: Sequence[str], environment: Mapping[str, str] | None = None) -> ProgramExit:
+        """Run one program to the proved end of its tree; see ``executors.base.Control``."""
+        if self.exit is not None:
+            raise RuntimeError("an attempt runs one program; start others from within it")
+        self._stop_if_told()
+        with _report_pipe() as (read_end, write_end):
+            with self._launch(argv, environment or {}, write_end) as launched:
+                self._open_gate(launched)
+                self._stay(launched, ReportReader(read_end, self.reported))
+                self.exit = self._prove_dead(launched)
+        self._write_progress(last=True)
+        self._stop_if_told()
+        if self.exit.output_limit:
+            raise ExecutorFailure(
+                FailureCode.OUTPUT_LIMIT, f"The program printed more than {limits.OUTPUT_BYTES} bytes and was ended."
+            )
+        return ProgramExit(self.exit.code, self.exit.signal, self.exit.error)
+
+    @contextmanager
+    def _launch(
+        self, argv: Sequence[str], environment: Mapping[str, str], report_fd: int
+    ) -> Iterator[process.LaunchedProgram]:
+        claim = self._running.claim
+        complete = program_environment(
+            os.environ,
+            self._profile.env_allow,
+            mission_id=claim.mission_id,
+            vp_id=claim.vp_id,
+            attempt=claim.attempt,
+            workspace=self._workspace,
+            report_fd=report_fd,
+            extra=environment,
+        )
+        self.secrets = secrets_of(complete)
+        program = process.Program(
+            argv=tuple(argv),
+            env=complete,
+            cwd_fd=self._cwd_fd,
+            log_path=self._workspace.log,
+            marker=f"{claim.mission_id}.{claim.attempt}",
+            pass_fds=(report_fd,),
+            redact=self.secrets,
+        )
+        try:
+            launched = process.launch(program)
+        finally:
+            os.close(report_fd)  # the program has its own; ours would keep the reports from ever ending
+        with closing(launched):
+            yield launched
+
+    def _open_gate(self, launched: process.LaunchedProgram) -> None:
+        with database.write_transaction() as tx:
+            held = leases.spawned(tx, self._running.claim, asdict(launched.identity))
+        if not held:
+            self._running.stop(StopReason.LEASE_LOST)
+            raise Stopped
+        self._stop_if_told()
+        launched.release()
+
+    def _stay(self, launched: process.LaunchedProgram, reports: ReportReader) -> None:
+        """Until launcher says that program and tree have ended: listen, forward progress, stop it when told."""
+        stopping = False
+        with selectors.DefaultSelector() as selector:
+            selector.register(launched, selectors.EVENT_READ)
+            selector.register(reports.descriptor, selectors.EVENT_READ, "reports")
+            selector.register(self._running.wake_fd, selectors.EVENT_READ, "wake")
+            while True:
+                for key, _ in selector.select(self._patience(stopping)):
+                    if key.data == "reports":
+                        self._running.printed()
+                        if not reports.read():
+                            selector.unregister(reports.descriptor)
+                    elif key.data == "wake":
+                        selector.unregister(self._running.wake_fd)
+                if launched.wait(0) is not None:
+                    reports.read()
+                    return
+                self._note_output(launched)
+                self._write_progress()
+                if clock.monotonic() >= self._deadline:
+                    self._running.stop(StopReason.TIMEOUT)
+                if self._running.stop_reason is not None and not stopping:
+                    stopping = True
+                    # A lost lease means that somebody else may start it now: no time for manners.
+                    launched.stop(0.0 if self._running.lost else self._profile.cancel_grace_seconds)
+
+    def _patience(self, stopping: bool) -> float:
+        if stopping:
+            return OUTPUT_CHECK_SECONDS
+        wait = max(0.0, self._deadline - clock.monotonic())
+        if self.reported.fresh:
+            wait = min(wait, max(0.0, self._next_progress - clock.monotonic()))
+        return wait
+
+    def _note_output(self, launched: process.LaunchedProgram) -> None:
+        heard = launched.last_output_monotonic
+        if heard is not None and heard != self._heard:
+            self._heard = heard
+            self._running.printed()
+
+    def _prove_dead(self, launched: process.LaunchedProgram) -> process.Exit:
+        """Nothing may be written about the attempt's end while something of it could still run."""
+        ended = launched.wait(None)
+        assert ended is not None  # noqa: S101  without a time-out, wait returns an Exit
+        while not ended.tree_dead and not tree.end_tree(launched.identity, 0.0):
+            if self._running.lost:
+                raise Stopped
+            logger.error("something of %s cannot be killed; trying again", launched.identity)
+            self._running.wait_a_moment(KILL_AGAIN_SECONDS)
+        return ended
+
+    def _stop_if_told(self) -> None:
+        if self._running.stop_reason is not None:
+            raise Stopped
+
+    def _write_progress(self, *, last: bool = False) -> None:
+        """At most one progress event per interval, and a bounded number per attempt."""
+        due = last or clock.monotonic() >= self._next_progress
+        if not self.reported.fresh or not due or self._progress_events >= limits.PROGRESS_EVENTS_PER_ATTEMPT:
+            return
+        self._next_progress = clock.monotonic() + limits.PROGRESS_INTERVAL_SECONDS
+        message = redacted(self.reported.message, self.secrets) if self.reported.message else None
+        try:
+            with database.write_transaction() as tx:
+                leases.progress(tx, self._running.claim, self.reported.fraction, message)
+        except (LedgerBusy, LedgerUnavailable) as error:
+            logger.warning("progress not written: %s", error)  # the next report tells more anyway
+            return
+        self.reported.fresh = False
+        self._progress_events += 1
+
+
+def redacted(text: str, secrets: Sequence[str]) -> str:
+    """The text with every secret value blotted out."""
+    for secret in secrets:
+        text = text.replace(secret, REDACTED)
+    return text
+
+
+@contextmanager
+def _report_pipe() -> Iterator[tuple[int, int]]:
+    """A pipe; the reading end is closed here, the writing end by whoever passed it on."""
+    read_end, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    os.set_blocking(write_end, True)
+    try:
+        yield read_end, write_end
+    finally:
+        os.close(read_end)

@@ -1,0 +1,103 @@
+"""The gated child: forked by the launcher, made into the program only once it is released.
+
+It waits at a pipe with everything prepared (own session, dies with the launcher, default signals,
+working directory, the allowed descriptors and no others). A byte opens the gate; end-of-file, which is
+what the launcher's death gives, makes it exit without exec (ledger.md, rule 9).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+ERROR_BYTES = 4096
+READY = b"R"
+
+
+def prctl(option: int, value: int) -> None:
+    """Call prctl(2), which the standard library lacks.
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl failed")
+
+
+def fork_gated(spec: dict[str, Any]) -> tuple[int, int, int, int]:
+    """Fork the child that waits at the gate.
+
+    Returns:
+        its pid, the gate's write end, the read ends of output and errors. The launcher keeps no copy
+        of the program's own descriptors, so whoever reads them sees end-of-file in time.
+    """
+    gate_reader, gate = os.pipe()
+    output, output_writer = os.pipe()
+    errors, errors_writer = os.pipe()
+    # Blocked across the fork: the launcher's handlers must not run in the child.
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    launcher = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _become_program(spec, launcher, gate_reader, output_writer, errors_writer)
+        finally:
+            os._exit(127)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
+    own = {spec["cwd_fd"], spec["stdin_fd"], spec["stdout_fd"], *spec["pass_fds"]} - {None}
+    for fd in (gate_reader, output_writer, errors_writer, *own):
+        os.close(fd)
+    os.set_blocking(output, False)
+    return pid, gate, output, errors
+
+
+def _become_program(spec: dict[str, Any], launcher: int, gate: int, output: int, errors: int) -> None:
+    """In the child: cut all ties, wait at the gate, exec. Returns only if the program cannot start."""
+    try:
+        os.setsid()
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != launcher:
+            return  # it died before prctl: nobody would ever end us
+        _reset_signals()
+        os.fchdir(spec["cwd_fd"])
+        stdin = spec["stdin_fd"]
+        os.dup2(os.open(os.devnull, os.O_RDONLY) if stdin is None else stdin, 0)
+        os.dup2(output if spec["stdout_fd"] is None else spec["stdout_fd"], 1)
+        os.dup2(output, 2)
+        _close_all_but({0, 1, 2, gate, errors, *spec["pass_fds"]})
+        os.write(errors, READY)
+        if os.read(gate, 1):
+            os.execvpe(spec["argv"][0], spec["argv"], spec["env"])  # closes gate and errors
+    except (OSError, ValueError) as error:
+        os.write(errors, _why(error, spec["argv"][0]).encode(errors="backslashreplace")[:ERROR_BYTES])
+
+
+def _why(error: OSError | ValueError, program: str) -> str:
+    if isinstance(error, OSError):
+        if error.errno == errno.ENOENT:
+            return f"{type(error).__name__}: no such program {program!r}"
+        return f"{type(error).__name__}: {error.strerror}: {program!r}"
+    return f"{type(error).__name__}: {error}"
+
+
+def _reset_signals() -> None:
+    signal.set_wakeup_fd(-1)
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        with contextlib.suppress(OSError):
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _close_all_but(kept: set[int]) -> None:
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) not in kept:
+            with contextlib.suppress(OSError):
+                os.close(int(name))

@@ -1,0 +1,388 @@
+"""The launcher: one small process per attempt that owns the program's process tree.
+
+The worker (``process.launch``) starts it and keeps one end of a control socket. The launcher becomes
+the subreaper of whatever the program starts, forks a child that waits at a gate, and tells the worker
+who that is; only at the worker's word does the child exec the program. Then one loop serves four
+things: the worker's words, the program's output (into the bounded log), deaths of children, and time.
+The tree is ended (TERM, grace, KILL until empty) when the program exits, the worker says stop, the
+output limit is passed, or the worker dies: end-of-file on the control socket. Only then is the exit
+reported. ``wait4`` answering "no child" proves the tree empty, since orphans come to the subreaper.
+
+It is its own session, so Ctrl-C at the consumer does not reach it, and ignores INT and HUP; TERM
+means stop. It is single-threaded, so forking is safe whatever threads the worker has. Only cheap
+standard modules are imported: an attempt pays for them.
+
+Lines of JSON from the worker: the specification, ``{"release": true}``, ``{"stop": grace seconds}``;
+to the worker: ``{"started": …}`` or ``{"failed": …}``, ``{"output": bytes so far}``, ``{"exit": …}``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import time
+
+from vp_queue.worker import procfs
+from vp_queue.worker.gate import ERROR_BYTES, PR_SET_CHILD_SUBREAPER, fork_gated, prctl
+from vp_queue.worker.log import BoundedLog
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+SPECIFICATION_BYTES = 8 * 1024 * 1024
+MESSAGE_BYTES = 64 * 1024
+CHUNK_BYTES = 256 * 1024
+NOTICE_SECONDS = 1.0
+# Grace where nobody named one: what the program left running, a dead worker, passed output limit.
+DEFAULT_GRACE_SECONDS = 2.0
+# KILL that has not emptied the tree by then (processes of another user, or stuck in the kernel) is
+# reported as "not proved dead".
+KILL_SECONDS = 10.0
+KILL_ROUND_SECONDS = 0.02
+DRAIN_SECONDS = 1.0
+
+
+def main(control: int) -> None:
+    """Run one program as the worker on the other end of ``control`` (a socket's descriptor) says."""
+    os.set_inheritable(control, False)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    spec = _receive_specification(control)
+    if spec is None:
+        return
+    try:
+        launcher = _Launcher(control, spec)
+    except OSError as error:
+        failed = {"errno": error.errno, "text": f"{error.strerror}: {error.filename}"}
+        _send(control, {"failed": failed})
+        return
+    launcher.run()
+
+
+class _Launcher:
+    """The state of one run; :meth:`run` is the loop."""
+
+    def __init__(self, control: int, spec: dict[str, Any]) -> None:
+        self.control: int | None = control
+        self.log = BoundedLog(spec["log_path"], spec["log_head_bytes"], spec["log_tail_bytes"])
+        self.output_limit_bytes: int = spec["output_limit_bytes"]
+        self.heard = b""  # an unfinished line from the worker
+        self.to_say = b""  # what the control socket did not take yet
+        self.noticed_bytes, self.next_notice = 0, 0.0
+        self.gate: int | None
+        self.trouble = b""  # why exec failed, in the child's words
+        self.status: int | None = None
+        self.max_rss_kib, self.cpu_seconds = 0, 0.0
+        self.has_children = True
+        self.term_sent = self.over_limit = self.never_released = False
+        self.kill_at: float | None = None  # set = the tree is being ended
+        self.give_up_at = self.next_round = 0.0
+        prctl(PR_SET_CHILD_SUBREAPER, 1)
+        self.wakeup = _signal_pipe()
+        self.cgroup: str | None = procfs.create_cgroup(spec["marker"]) if spec["use_cgroup"] else None
+        self.output: int | None
+        self.errors: int | None
+        try:
+            self.pid, self.gate, self.output, self.errors = fork_gated(spec)
+        except OSError:
+            self._leave_cgroup()
+            raise
+        self._introduce()
+
+    def run(self) -> None:
+        """Serve until the tree has ended, then report and leave."""
+        while not self._ended():
+            self._wait()
+        self._drain()
+        self.log.close()
+        dead = self._tree_is_empty()
+        if dead:
+            self._leave_cgroup()
+        self._report(dead)
+
+    # -- beginning ---------------------------------------------------------------------------------
+
+    def _introduce(self) -> None:
+        assert self.errors is not None
+        os.read(self.errors, 1)  # READY: the child has its session by now (or is dead)
+        os.set_blocking(self.errors, False)
+        if self.cgroup and not procfs.join_cgroup(self.cgroup, self.pid):
+            self._leave_cgroup()
+        me = os.getpid()
+        self._say(
+            {
+                "started": {
+                    "launcher_pid": me,
+                    "launcher_start": procfs.start_ticks(me),
+                    "pid": self.pid,
+                    "start": procfs.start_ticks(self.pid) or 0,
+                    "cgroup": self.cgroup,
+                }
+            }
+        )
+
+    def _leave_cgroup(self) -> None:
+        if self.cgroup:
+            procfs.remove_cgroup(self.cgroup)
+            self.cgroup = None
+
+    # -- the loop ----------------------------------------------------------------------------------
+
+    def _wait(self) -> None:
+        poller = select.poll()
+        poller.register(self.wakeup, select.POLLIN)
+        for fd in (self.output, self.errors):
+            if fd is not None:
+                poller.register(fd, select.POLLIN)
+        if self.control is not None:
+            poller.register(self.control, select.POLLIN | (select.POLLOUT if self.to_say else 0))
+        events = dict(poller.poll(self._timeout_ms()))
+        if self.wakeup in events:
+            self._on_signal()
+        heard = events.get(self.control, 0) if self.control is not None else 0
+        if heard & select.POLLOUT:
+            self._flush()
+        if heard & ~select.POLLOUT:
+            self._on_control()
+        if self.errors is not None and self.errors in events:
+            self._on_exec()
+        if self.output is not None and self.output in events:
+            self._on_output()
+        self._notice()
+
+    def _timeout_ms(self) -> int | None:
+        due: list[float] = []
+        if self.kill_at is not None:
+            due.append(max(self.kill_at, self.next_round))
+        if not self.has_children:  # the kernel may say "populated" a moment longer
+            due.append(time.monotonic() + KILL_ROUND_SECONDS)
+        if self.log.total > self.noticed_bytes and self.control is not None and not self.to_say:
+            due.append(self.next_notice)
+        return max(1, int((min(due) - time.monotonic()) * 1000) + 1) if due else None
+
+    def _on_signal(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            if signal.SIGTERM in os.read(self.wakeup, 4096):
+                self._stop(DEFAULT_GRACE_SECONDS)
+
+    def _on_control(self) -> None:
+        if self.control is None:
+            return
+        try:
+            data = os.read(self.control, MESSAGE_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data or len(self.heard) > MESSAGE_BYTES:
+            self._worker_is_gone()
+            return
+        *lines, self.heard = (self.heard + data).split(b"\n")
+        for line in lines:
+            message = json.loads(line)
+            if "stop" in message:
+                self._stop(float(message["stop"]))
+            elif "release" in message and self.gate is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    os.write(self.gate, b"!")
+                self._close_gate()
+
+    def _worker_is_gone(self) -> None:
+        if self.control is not None:
+            os.close(self.control)
+            self.control, self.to_say = None, b""
+        self._stop(DEFAULT_GRACE_SECONDS)
+
+    def _on_exec(self) -> None:
+        assert self.errors is not None
+        data = os.read(self.errors, ERROR_BYTES)
+        self.trouble += data
+        if not data:  # closed by exec, or by the child's death
+            os.close(self.errors)
+            self.errors = None
+
+    def _on_output(self) -> None:
+        assert self.output is not None
+        try:
+            data = os.read(self.output, CHUNK_BYTES)
+        except BlockingIOError:
+            return
+        if not data:
+            os.close(self.output)
+            self.output = None
+            return
+        self.log.write(data)
+        if self.log.total > self.output_limit_bytes and not self.over_limit:
+            self.over_limit = True
+            self._stop(DEFAULT_GRACE_SECONDS)
+
+    def _notice(self) -> None:
+        now = time.monotonic()
+        if self.log.total > self.noticed_bytes and now >= self.next_notice and not self.to_say:
+            self.noticed_bytes, self.next_notice = self.log.total, now + NOTICE_SECONDS
+            self._say({"output": self.log.total})
+
+    # -- ending ------------------------------------------------------------------------------------
+
+    def _stop(self, grace_seconds: float) -> None:
+        """Begin to end the tree, or shorten the grace of an ending that has begun."""
+        now = time.monotonic()
+        if self.gate is not None:
+            self.never_released = True
+            self._close_gate()  # end-of-file: the child exits without exec
+        if self.kill_at is None or now + grace_seconds < self.kill_at:
+            self.kill_at = now + grace_seconds
+            self.give_up_at = self.kill_at + KILL_SECONDS
+
+    def _close_gate(self) -> None:
+        if self.gate is not None:
+            os.close(self.gate)
+            self.gate = None
+
+    def _ended(self) -> bool:
+        """Push the ending on by one step; True once nothing is left, or killing has not helped."""
+        self._reap()
+        if self._tree_is_empty():
+            return True
+        if self.kill_at is None:
+            if self.status is None:
+                return False
+            self._stop(DEFAULT_GRACE_SECONDS)  # the program is gone, something of it is not
+        assert self.kill_at is not None
+        now = time.monotonic()
+        if now >= self.kill_at:
+            return self._kill_round(now)
+        if not self.term_sent:
+            self.term_sent = True
+            procfs.terminate(self._members())
+        return False
+
+    def _kill_round(self, now: float) -> bool:
+        if now >= self.give_up_at:
+            return True
+        if now >= self.next_round:
+            if self.cgroup:
+                procfs.kill_cgroup(self.cgroup)
+            procfs.kill(self._members)
+            self.next_round = time.monotonic() + KILL_ROUND_SECONDS
+        return False
+
+    def _members(self) -> list[procfs.Process]:
+        processes = procfs.snapshot()
+        found = {process.pid: process for process in procfs.descendants([os.getpid()], processes)}
+        if self.cgroup:
+            in_cgroup = procfs.cgroup_members(self.cgroup)
+            found.update((pid, processes[pid]) for pid in in_cgroup if pid in processes)
+        return list(found.values())
+
+    def _reap(self) -> None:
+        """Collect the dead; afterwards ``has_children`` says whether any live."""
+        self.has_children = True
+        while True:
+            try:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                self.has_children = False
+                return
+            if pid == 0:
+                return
+            self.cpu_seconds += usage.ru_utime + usage.ru_stime
+            self.max_rss_kib = max(self.max_rss_kib, usage.ru_maxrss)
+            if pid == self.pid:
+                self.status = status
+
+    def _tree_is_empty(self) -> bool:
+        return not self.has_children and (self.cgroup is None or procfs.cgroup_is_empty(self.cgroup))
+
+    def _drain(self) -> None:
+        """What is still in the pipes; somebody outside the tree may hold the other end, so bounded."""
+        deadline = time.monotonic() + DRAIN_SECONDS
+        while self.errors is not None:
+            try:
+                self._on_exec()
+            except BlockingIOError:
+                break
+        while self.output is not None and time.monotonic() < deadline:
+            before = self.log.total
+            self._on_output()
+            if self.log.total == before:
+                break
+
+    # -- words to the worker -----------------------------------------------------------------------
+
+    def _report(self, dead: bool) -> None:
+        error = self.trouble.decode(errors="replace") or None
+        if error is None and self.never_released:
+            error = "stopped before it was released: the program never started"
+        ran = self.status is not None and error is None
+        status = self.status or 0
+        self._say(
+            {
+                "exit": {
+                    "code": os.WEXITSTATUS(status) if ran and os.WIFEXITED(status) else None,
+                    "signal": os.WTERMSIG(status) if ran and os.WIFSIGNALED(status) else None,
+                    "max_rss_bytes": self.max_rss_kib * 1024 if ran else None,
+                    "cpu_seconds": self.cpu_seconds if ran else None,
+                    "tree_dead": dead,
+                    "log_bytes": self.log.total,
+                    "error": error,
+                    "output_limit": self.over_limit,
+                }
+            }
+        )
+        while self.control is not None and self.to_say:
+            poller = select.poll()
+            poller.register(self.control, select.POLLOUT)
+            poller.poll()
+            self._flush()
+
+    def _say(self, message: dict[str, Any]) -> None:
+        if self.control is not None:
+            self.to_say += json.dumps(message).encode() + b"\n"
+            self._flush()
+
+    def _flush(self) -> None:
+        """Say what the socket takes; a worker that does not listen must not stop the log."""
+        try:
+            while self.control is not None and self.to_say:
+                self.to_say = self.to_say[os.write(self.control, self.to_say) :]
+        except BlockingIOError:
+            return
+        except OSError:
+            self._worker_is_gone()
+
+
+def _receive_specification(control: int) -> dict[str, Any] | None:
+    """The worker's first line; None if the worker is gone (or is no worker)."""
+    data = b""
+    while not data.endswith(b"\n") and len(data) <= SPECIFICATION_BYTES:
+        try:
+            chunk = os.read(control, CHUNK_BYTES)
+        except OSError:
+            return None
+        if not chunk:
+            return None
+        data += chunk
+    os.set_blocking(control, False)
+    spec: dict[str, Any] = json.loads(data)
+    return spec
+
+
+def _send(control: int, message: dict[str, Any]) -> None:
+    with contextlib.suppress(OSError):
+        os.write(control, json.dumps(message).encode() + b"\n")
+
+
+def _signal_pipe() -> int:
+    """A descriptor that becomes readable at SIGCHLD and SIGTERM; it yields the signals' numbers."""
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    for number in (signal.SIGCHLD, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    return reader

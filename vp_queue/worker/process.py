@@ -1,0 +1,308 @@
+"""Starting, watching and ending one attempt's program: the worker's side.
+
+``launch`` starts a launcher process (see ``launcher``), which forks the program behind a gate and says
+who it is; the caller commits that identity to the ledger and then calls ``release``. No program runs
+that the ledger does not know (ledger.md, rule 9). The launcher owns the tree and reports its end; if it
+dies or goes silent, this side ends the tree by its identity. Nothing here forks by itself, so the
+worker may have any number of threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import select
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vp_queue import clock
+from vp_queue.contracts import limits
+from vp_queue.errors import InternalError
+from vp_queue.worker.tree import TreeIdentity, end_tree
+
+START_SECONDS = 30.0
+# A launcher that has not reported so long after the grace is stopped or stuck: end the tree without it.
+LAUNCHER_PATIENCE_SECONDS = 12.0
+WAIT_SLICE_SECONDS = 1.0
+MESSAGE_BYTES = 64 * 1024
+_BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from vp_queue.worker.launcher import main; main(int(sys.argv[2]))"
+_MARKER = re.compile(r"[A-Za-z0-9_-]{1,100}\.[0-9]{1,10}")
+
+
+@dataclass(frozen=True)
+class Program:
+    """What to run, and how.
+
+    Attributes:
+        argv: the program and its arguments; ``argv[0]`` without a slash is looked up in the PATH of
+            ``env``, with a relative path below ``cwd_fd``.
+        env: the complete environment. It should hold VP_MISSION_ID and VP_ATTEMPT as ``marker`` says:
+            strays of a dead launcher are found by them.
+        cwd_fd: open directory the program starts in; by descriptor, so no path can be swapped.
+        log_path: run.log; must not exist yet.
+        marker: ``"<mission_id>.<attempt>"``.
+        pass_fds: inherited with the same numbers (3 and up). The caller closes its own copies after
+            :func:`launch`, or readers of the other end never see end-of-file.
+        stdin_fd: the program's standard input; None = /dev/null. The caller closes its copy.
+        stdout_fd: the program's standard output; None = the log, with stderr. The caller closes its copy.
+        use_cgroup: try to run the tree in a cgroup v2 of its own.
+        output_limit_bytes: the tree is ended once it has printed more.
+        log_head_bytes, log_tail_bytes: how much of beginning and end of the log is kept.
+    """
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    cwd_fd: int
+    log_path: Path
+    marker: str
+    pass_fds: tuple[int, ...] = ()
+    stdin_fd: int | None = None
+    stdout_fd: int | None = None
+    use_cgroup: bool = True
+    output_limit_bytes: int = limits.OUTPUT_BYTES
+    log_head_bytes: int = limits.LOG_HEAD_BYTES
+    log_tail_bytes: int = limits.LOG_TAIL_KEPT_BYTES
+
+
+@dataclass(frozen=True)
+class Exit:
+    """How it ended.
+
+    Attributes:
+        code: exit status; None if ended by a signal or never started.
+        signal: the signal that ended it, or None.
+        max_rss_bytes: largest resident memory of one process of the tree (never below the launcher's
+            own ~10 MB, which the kernel carries over exec), or None if unknown.
+        cpu_seconds: user and system time of the tree, or None if unknown.
+        tree_dead: nothing of the tree is left, proved.
+        log_bytes: bytes the program printed, kept or not.
+        error: why the program never started, or what became of its launcher; else None.
+        output_limit: it was ended because it printed too much.
+    """
+
+    code: int | None
+    signal: int | None
+    max_rss_bytes: int | None
+    cpu_seconds: float | None
+    tree_dead: bool
+    log_bytes: int
+    error: str | None
+    output_limit: bool = False
+
+
+class LaunchedProgram:
+    """One launched program; made by :func:`launch`.
+
+    ``wait`` and ``close`` belong to one thread; ``release`` and ``stop`` may be called from any.
+
+    Attributes:
+        identity: who it is, for the ledger and :func:`vp_queue.worker.tree.end_tree`.
+        log_bytes: bytes printed, as last heard.
+        last_output_monotonic: ``time.monotonic()`` when output was last heard of, or None.
+    """
+
+    def __init__(self, launcher: subprocess.Popen[bytes], control: socket.socket, marker: str) -> None:
+        self._launcher = launcher
+        self._control = control
+        self._heard = b""
+        self._exit: Exit | None = None
+        self._give_up_at: float | None = None
+        self.log_bytes = 0
+        self.last_output_monotonic: float | None = None
+        started = self._await_start()
+        self.identity = TreeIdentity(host=clock.host_identity(), pgid=started["pid"], marker=marker, **started)
+
+    def release(self) -> None:
+        """Open the gate: the program starts now."""
+        self._say({"release": True})
+
+    def stop(self, grace_seconds: float) -> None:
+        """TERM to the tree, and KILL after the grace. Returns at once; see :meth:`wait`.
+
+        Args:
+            grace_seconds: time to end in good order. A later call can only shorten it.
+        """
+        give_up_at = time.monotonic() + grace_seconds + LAUNCHER_PATIENCE_SECONDS
+        self._give_up_at = min(give_up_at, self._give_up_at or give_up_at)
+        self._say({"stop": max(0.0, grace_seconds)})
+
+    def wait(self, timeout_seconds: float | None) -> Exit | None:
+        """Wait for the end of the program *and* of everything it left running.
+
+        Args:
+            timeout_seconds: None waits for ever; 0 only takes in what has been said.
+
+        Returns:
+            how it ended, or None on time-out.
+        """
+        deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        while self._exit is None:
+            now = time.monotonic()
+            if self._give_up_at is not None and now >= self._give_up_at:
+                self._end_without_launcher("the launcher did not answer")
+                break
+            due = min((at for at in (deadline, self._give_up_at) if at is not None), default=None)
+            # In slices: another thread's stop() sets a new time to give up.
+            heard = self._listen(min(WAIT_SLICE_SECONDS, max(0.0, due - now)) if due else WAIT_SLICE_SECONDS)
+            if not heard and deadline is not None and time.monotonic() >= deadline:
+                break
+        return self._exit
+
+    def fileno(self) -> int:
+        """The control socket, for ``select``: readable = :meth:`wait` has something to take in."""
+        return self._control.fileno()
+
+    def close(self) -> None:
+        """End what is still alive, reap the launcher, close the socket. May be called twice."""
+        if self._control.fileno() < 0:
+            return
+        if self._exit is None:
+            self.stop(0.0)
+            self.wait(None)  # bounded: stop has set when to give up
+        self._control.close()
+
+    def _say(self, message: dict[str, Any]) -> None:
+        # A launcher that is gone or deaf shows in wait(), which then ends the tree itself.
+        with contextlib.suppress(OSError):
+            self._control.send(json.dumps(message).encode() + b"\n")
+
+    def _listen(self, timeout_seconds: float) -> bool:
+        """Take in what the launcher says; False if it said nothing in time."""
+        poller = select.poll()
+        poller.register(self._control, select.POLLIN)
+        if not poller.poll(int(timeout_seconds * 1000) + 1):
+            return False
+        try:
+            data = self._control.recv(MESSAGE_BYTES)
+        except BlockingIOError:
+            return False
+        except OSError:
+            data = b""
+        if not data:
+            self._end_without_launcher("the launcher died")
+            return True
+        for message in self._lines(data):
+            self._take(message)
+        return True
+
+    def _lines(self, data: bytes) -> list[dict[str, Any]]:
+        *lines, self._heard = (self._heard + data).split(b"\n")
+        return [json.loads(line) for line in lines]
+
+    def _take(self, message: dict[str, Any]) -> None:
+        if "output" in message:
+            self.log_bytes = message["output"]
+            self.last_output_monotonic = time.monotonic()
+        elif "exit" in message:
+            self._exit = Exit(**message["exit"])
+            self.log_bytes = self._exit.log_bytes
+            _reap(self._launcher)
+
+    def _end_without_launcher(self, why: str) -> None:
+        dead = end_tree(self.identity, 0.0)
+        self._exit = Exit(None, 9, None, None, dead, self.log_bytes, why)
+        _reap(self._launcher)
+
+    def _await_start(self) -> dict[str, Any]:
+        deadline = time.monotonic() + START_SECONDS
+        messages: list[dict[str, Any]] = []
+        self._control.settimeout(START_SECONDS)
+        while not messages:
+            if time.monotonic() > deadline:
+                raise InternalError("The launcher did not start the program in time; is the machine overloaded?")
+            data = self._control.recv(MESSAGE_BYTES)
+            if not data:
+                raise InternalError("The launcher ended before it started the program; its words are in the log.")
+            messages = self._lines(data)
+        self._control.setblocking(False)
+        if "failed" in messages[0]:
+            failed = messages[0]["failed"]
+            raise OSError(failed["errno"], failed["text"])
+        started: dict[str, Any] = messages[0]["started"]
+        for message in messages[1:]:
+            self._take(message)
+        return started
+
+
+def launch(program: Program) -> LaunchedProgram:
+    """Start a launcher and have it fork the program behind its gate.
+
+    The program has *not* started when this returns: commit ``identity``, then call ``release``.
+
+    Raises:
+        ValueError: the marker is malformed, ``argv`` is empty, or a passed descriptor is below 3.
+        OSError: the log cannot be created, or no process can be started.
+        InternalError: the launcher did not answer.
+    """
+    if not _MARKER.fullmatch(program.marker) or not program.argv or any(fd < 3 for fd in program.pass_fds):
+        raise ValueError("a program needs a marker '<mission_id>.<attempt>', an argv, and pass_fds of 3 and up")
+    ours, theirs = socket.socketpair()
+    with contextlib.ExitStack() as stack:
+        stack.callback(theirs.close)
+        spec = _specification(program, stack)
+        fds = {spec["cwd_fd"], spec["stdin_fd"], spec["stdout_fd"], *program.pass_fds} - {None}
+        package_parent = str(Path(__file__).resolve().parents[2])
+        try:
+            launcher = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", _BOOT, package_parent, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                # Nothing of the worker's environment: not its secrets, nor an outer mission's marker.
+                env={name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ},
+                pass_fds=(theirs.fileno(), *fds),
+                start_new_session=True,
+            )
+        except BaseException:
+            ours.close()
+            raise
+    try:
+        ours.settimeout(START_SECONDS)
+        ours.sendall(json.dumps(spec).encode() + b"\n")
+        return LaunchedProgram(launcher, ours, program.marker)
+    except BaseException:
+        ours.close()  # end-of-file: the launcher ends whatever it has begun
+        _reap(launcher)
+        raise
+
+
+def _reap(launcher: subprocess.Popen[bytes]) -> None:
+    try:
+        launcher.wait(LAUNCHER_PATIENCE_SECONDS)
+    except subprocess.TimeoutExpired:
+        launcher.kill()
+        launcher.wait()
+
+
+def _specification(program: Program, stack: contextlib.ExitStack) -> dict[str, Any]:
+    return {
+        "argv": list(program.argv),
+        "env": dict(program.env),
+        "cwd_fd": _above_standard(program.cwd_fd, stack),
+        "stdin_fd": _above_standard(program.stdin_fd, stack),
+        "stdout_fd": _above_standard(program.stdout_fd, stack),
+        "pass_fds": list(program.pass_fds),
+        "log_path": os.path.abspath(program.log_path),
+        "log_head_bytes": program.log_head_bytes,
+        "log_tail_bytes": program.log_tail_bytes,
+        "output_limit_bytes": program.output_limit_bytes,
+        "marker": program.marker,
+        "use_cgroup": program.use_cgroup,
+    }
+
+
+def _above_standard(fd: int | None, stack: contextlib.ExitStack) -> int | None:
+    """The descriptor, or a copy of it above 2: the launcher's own standard descriptors live there."""
+    if fd is None or fd > 2:
+        return fd
+    copy = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    stack.callback(os.close, copy)
+    return copy

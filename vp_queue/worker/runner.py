@@ -1,0 +1,267 @@
+"""One attempt, from wake-up to terminal state, as a pipeline:
+
+    claim → workspace → execute under heartbeat → publish → finish
+
+Every step that writes carries the claim, so a worker that lost its lease writes nothing. ``completed`` is
+written only when artifacts and receipt are on disk and synced (rule 5) and the program's whole tree is
+proved dead (rule 7).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from vp_queue import clock
+from vp_queue.config import Profile, Settings
+from vp_queue.contracts import FailureCode, Status, limits
+from vp_queue.errors import LedgerBusy, LedgerUnavailable, TargetPathDenied, VpError
+from vp_queue.executors import registry
+from vp_queue.executors.base import Brief, ExecutorFailure, Stopped
+from vp_queue.ledger import database, leases, transitions
+from vp_queue.ledger.database import Transaction
+from vp_queue.ledger.models import Mission
+from vp_queue.ledger.transitions import Ending, Failure, WorkerIdentity
+from vp_queue.queue import huey
+from vp_queue.worker import artifacts, log
+from vp_queue.worker.artifacts import Collection
+from vp_queue.worker.attempt import RunningAttempt, StopReason
+from vp_queue.worker.briefing import as_json, briefing
+from vp_queue.worker.control import ProgramControl, redacted
+from vp_queue.worker.reports import clean
+from vp_queue.worker.target import open_target
+from vp_queue.worker.workspace import Workspace, attempt_path, prepare, write_receipt
+
+logger = logging.getLogger("vp_queue.worker")
+
+FINISH_AGAIN_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How the execution went: a result, or a failure, or neither (it was stopped)."""
+
+    result: str | None = None
+    failure: Failure | None = None
+
+
+class AttemptRunner:
+    """Runs one attempt in the thread of a Huey worker."""
+
+    def __init__(self, settings: Settings, profile: Profile, mission: Mission, running: RunningAttempt) -> None:
+        self._settings = settings
+        self._profile = profile
+        self._mission = mission
+        self._running = running
+        self._claim = running.claim
+        self._control: ProgramControl | None = None
+        self._workspace: Workspace | None = None
+
+    def run(self) -> None:
+        """The pipeline. Returns when the attempt has ended in the ledger, or is no longer ours."""
+        try:
+            verdict = self._execute()
+        except Stopped:
+            verdict = Verdict()
+        except ExecutorFailure as failure:
+            verdict = self._failed(failure.code, failure.message, failure.exit_code)
+        except TargetPathDenied as denied:
+            verdict = self._failed(FailureCode.TARGET_PATH_DENIED, denied.message)
+        except (LedgerBusy, LedgerUnavailable) as trouble:
+            # Before the gate opened: nothing ran. Give the attempt back rather than fail the mission.
+            logger.error("%s.%s is released: %s", self._claim.mission_id, self._claim.attempt, trouble)
+            self._running.stop(StopReason.INTERRUPTED)
+            verdict = Verdict()
+        except VpError as error:
+            verdict = self._failed(FailureCode.EXECUTOR_ERROR, error.message)
+        except Exception as error:
+            logger.exception("executor of %s failed", self._claim.mission_id)
+            verdict = self._failed(FailureCode.EXECUTOR_ERROR, f"{type(error).__name__}: {error}")
+        if not self._running.lost:
+            self._finish(verdict)
+
+    def _execute(self) -> Verdict:
+        workspace = self._prepare()
+        cwd_fd = self._open_working_directory(workspace)
+        try:
+            deadline = clock.monotonic() + self._time_limit_seconds()
+            self._control = ProgramControl(self._running, self._profile, workspace, cwd_fd, deadline)
+            # Whatever the VP's executor, a mission's own command is run by the command executor.
+            name = "command" if self._mission.mission_type == "command" else self._profile.executor
+            result = registry.executor(name).run(self._brief(workspace), self._control)
+        finally:
+            os.close(cwd_fd)
+        if result is None:
+            result = self._control.reported.result
+        return Verdict(result=clean(self._safe(result), limits.RESULT_CHARS) if result is not None else None)
+
+    def _prepare(self) -> Workspace:
+        claim = self._claim
+        path = attempt_path(self._settings.workspaces_root, claim.vp_id, claim.mission_id, claim.attempt)
+        with database.write_transaction() as tx:
+            if not leases.place(tx, claim, str(path)):
+                self._running.stop(StopReason.LEASE_LOST)
+                raise Stopped
+        self._workspace = prepare(
+            self._settings.workspaces_root,
+            claim.vp_id,
+            claim.mission_id,
+            claim.attempt,
+            briefing=briefing(self._mission),
+            mission=as_json(self._mission),
+            files=self._mission.constraints.get("files", {}),
+        )
+        return self._workspace
+
+    def _open_working_directory(self, workspace: Workspace) -> int:
+        target = self._mission.constraints.get("target_path")
+        if target is None:
+            return os.open(workspace.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        return open_target(
+            target,
+            self._profile.allowed_target_roots,
+            (self._settings.home, self._settings.workspaces_root),
+            expected=self._mission.target_realpath,
+        )
+
+    def _time_limit_seconds(self) -> float:
+        asked: float = self._mission.budget.get("max_duration_seconds") or self._profile.default_timeout_seconds
+        return min(asked, self._profile.max_timeout_seconds)
+
+    def _brief(self, workspace: Workspace) -> Brief:
+        target = self._mission.target_realpath
+        return Brief(
+            mission_id=self._mission.id,
+            vp_id=self._mission.vp_id,
+            attempt=self._claim.attempt,
+            mission_type=self._mission.mission_type,
+            objective=self._mission.objective,
+            constraints=self._mission.constraints,
+            budget=self._mission.budget,
+            workspace=workspace.path,
+            work_products=workspace.work_products,
+            mission_file=workspace.mission_file,
+            target_path=Path(target) if target else None,
+            options=self._profile.options,
+        )
+
+    def _safe(self, text: str) -> str:
+        return redacted(text, self._control.secrets) if self._control else text
+
+    def _failed(self, code: FailureCode, message: str, exit_code: int | None = None) -> Verdict:
+        message = clean(self._safe(message), limits.FAILURE_MESSAGE_CHARS)
+        return Verdict(failure=Failure(code, message, exit_code, self._log_tail()))
+
+    def _log_tail(self) -> str | None:
+        if self._control is None or self._control.exit is None or self._workspace is None:
+            return None
+        tail = log.log_tail(self._workspace.path, limits.LOG_TAIL_BYTES).decode("utf-8", "replace")
+        return clean(self._safe(tail), limits.LOG_TAIL_BYTES) or None
+
+    def _finish(self, verdict: Verdict) -> None:
+        """Publish what there is and write the end, however long the ledger makes us wait, while the lease holds."""
+        if self._running.stop_reason == StopReason.TIMEOUT:
+            limit = self._time_limit_seconds()
+            verdict = self._failed(FailureCode.TIMEOUT, f"The time limit of {limit:g} s was reached.")
+        interrupted = self._running.stop_reason == StopReason.INTERRUPTED
+        collection = Collection((), (), 0)
+        if self._workspace is not None and not interrupted:
+            collection = artifacts.collect(self._workspace.work_products)
+            verdict = self._with_evidence(verdict, collection)
+        ending = self._ending(verdict, collection)
+        if self._workspace is not None:
+            self._write_receipt(verdict, ending)
+        self._write_end(lambda tx: self._transition(tx, verdict, ending, interrupted))
+
+    def _with_evidence(self, verdict: Verdict, collection: Collection) -> Verdict:
+        if verdict.failure is not None or self._running.stop_reason is not None:
+            return verdict
+        missing = artifacts.missing_required(collection, self._mission.constraints.get("require_artifacts", ()))
+        if not missing:
+            return verdict
+        message = f"Required artifacts are missing in work_products/: {', '.join(missing)}"
+        return self._failed(FailureCode.EVIDENCE_MISSING, message)
+
+    def _ending(self, verdict: Verdict, collection: Collection) -> Ending:
+        ended = self._control.exit if self._control else None
+        return Ending(
+            exit_code=ended.code if ended else None,
+            signal=ended.signal if ended else None,
+            max_rss_bytes=ended.max_rss_bytes if ended else None,
+            cpu_seconds=ended.cpu_seconds if ended else None,
+            result=verdict.result if verdict.result is not None else self._last_words(),
+            usage=dict(self._control.reported.usage) or None if self._control else None,
+            artifacts=[asdict(artifact) for artifact in collection.artifacts],
+            skipped=[asdict(skipped) for skipped in collection.skipped],
+            skipped_total=collection.skipped_total,
+        )
+
+    def _last_words(self) -> str | None:
+        """What a program that then failed or was stopped had reported as its result."""
+        reported = self._control.reported.result if self._control else None
+        return self._safe(reported) if reported is not None else None
+
+    def _write_receipt(self, verdict: Verdict, ending: Ending) -> None:
+        assert self._workspace is not None  # noqa: S101  the caller looked
+        stopped = self._running.stop_reason
+        outcome = "failed" if verdict.failure else str(stopped or "completed")
+        receipt: dict[str, Any] = {
+            "mission_id": self._claim.mission_id,
+            "attempt": self._claim.attempt,
+            "vp_id": self._claim.vp_id,
+            "outcome": outcome,
+            "failure": asdict(verdict.failure) if verdict.failure else None,
+            "written_at": clock.as_text(clock.now()),
+            **asdict(ending),
+        }
+        try:
+            write_receipt(self._workspace, receipt)
+        except (VpError, OSError):
+            if outcome == "completed":
+                raise
+            logger.exception("no receipt for %s", self._claim.mission_id)
+
+    def _transition(self, tx: Transaction, verdict: Verdict, ending: Ending, interrupted: bool) -> Mission | None:
+        backoff_seconds = self._profile.retry_backoff_seconds
+        if self._running.stop_reason == StopReason.CANCELLED:
+            return transitions.cancelled(tx, self._claim, ending)
+        if interrupted:
+            released = transitions.release(
+                tx, self._claim, ending, max_releases=self._profile.max_releases, backoff_seconds=backoff_seconds
+            )
+            if released is not None and released.status == Status.QUEUED and released.due_at <= tx.now:
+                huey.enqueue(tx, released)
+            return released
+        if verdict.failure is not None:
+            return transitions.fail(tx, self._claim, verdict.failure, ending, backoff_seconds=backoff_seconds)
+        return transitions.complete(tx, self._claim, ending)
+
+    def _write_end(self, transition: Callable[[Transaction], Mission | None]) -> None:
+        while not self._running.lost:
+            try:
+                with database.write_transaction() as tx:
+                    landed = transition(tx)
+            except (LedgerBusy, LedgerUnavailable) as error:
+                logger.warning("end of %s not written yet: %s", self._claim.mission_id, error)
+                self._running.wait_a_moment(FINISH_AGAIN_SECONDS)
+                continue
+            if landed is None:
+                logger.error("%s.%s ended, but is no longer ours", self._claim.mission_id, self._claim.attempt)
+            else:
+                logger.info("%s.%s ended: %s", self._claim.mission_id, self._claim.attempt, landed.status)
+            return
+
+
+def claim(mission_id: str, attempt: int, worker: WorkerIdentity, lease_seconds: float) -> tuple[Mission, RunningAttempt] | None:
+    """Claim the attempt a wake-up named, or None if that wake-up is stale, a duplicate or cancelled."""
+    with database.write_transaction() as tx:
+        claimed = transitions.claim(tx, mission_id, attempt, worker, lease_seconds)
+    if claimed is None:
+        logger.info("wake-up %s.%s is stale; nothing to do", mission_id, attempt)
+        return None
+    mission, right = claimed
+    return mission, RunningAttempt(right)

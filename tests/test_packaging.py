@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -69,8 +68,7 @@ def wheel(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     if request.param == "checkout":
         return build(request.getfixturevalue("checkout"), tmp_path_factory.mktemp("wheel"), "wheel")
     unpacked = tmp_path_factory.mktemp("unpacked")
-    with tarfile.open(request.getfixturevalue("sdist")) as archive:
-        archive.extractall(unpacked, filter="data")
+    shutil.unpack_archive(request.getfixturevalue("sdist"), unpacked)
     (source,) = unpacked.iterdir()
     return build(source, tmp_path_factory.mktemp("wheel"), "wheel")
 

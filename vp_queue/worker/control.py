@@ -24,6 +24,7 @@ from vp_queue.ledger import database, leases
 from vp_queue.worker import process, tree
 from vp_queue.worker.attempt import RunningAttempt, StopReason
 from vp_queue.worker.environment import program_environment, secrets_of
+from vp_queue.worker.redaction import redacted
 from vp_queue.worker.reports import Reported, ReportReader
 from vp_queue.worker.workspace import Workspace
 
@@ -31,7 +32,6 @@ logger = logging.getLogger("vp_queue.worker")
 
 OUTPUT_CHECK_SECONDS: Final = 1.0
 KILL_AGAIN_SECONDS: Final = 1.0
-REDACTED: Final = "[redacted]"
 
 
 class ProgramControl:
@@ -195,13 +195,6 @@ class ProgramControl:
             return
         self.reported.fresh = False
         self._progress_events += 1
-
-
-def redacted(text: str, secrets: Sequence[str]) -> str:
-    """The text with every secret value blotted out."""
-    for secret in secrets:
-        text = text.replace(secret, REDACTED)
-    return text
 
 
 @contextmanager

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 ERROR_BYTES = 4096
-READY = b"R"
+READY = b"\0"  # no error text begins with it
 
 
 def prctl(option: int, value: int) -> None:

@@ -26,8 +26,9 @@ import signal
 import time
 
 from vp_queue.worker import procfs
-from vp_queue.worker.gate import ERROR_BYTES, PR_SET_CHILD_SUBREAPER, fork_gated, prctl
+from vp_queue.worker.gate import ERROR_BYTES, PR_SET_CHILD_SUBREAPER, READY, fork_gated, prctl
 from vp_queue.worker.log import BoundedLog
+from vp_queue.worker.redaction import Redactor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class _Launcher:
     def __init__(self, control: int, spec: dict[str, Any]) -> None:
         self.control: int | None = control
         self.log = BoundedLog(spec["log_path"], spec["log_head_bytes"], spec["log_tail_bytes"])
+        self.redactor = Redactor(spec["redact"])
         self.output_limit_bytes: int = spec["output_limit_bytes"]
         self.heard = b""  # an unfinished line from the worker
         self.to_say = b""  # what the control socket did not take yet
@@ -98,6 +100,7 @@ class _Launcher:
         while not self._ended():
             self._wait()
         self._drain()
+        self.log.write(self.redactor.rest())
         self.log.close()
         dead = self._tree_is_empty()
         if dead:
@@ -107,9 +110,11 @@ class _Launcher:
     # -- beginning ---------------------------------------------------------------------------------
 
     def _introduce(self) -> None:
-        assert self.errors is not None
-        os.read(self.errors, 1)  # READY: the child has its session by now (or is dead)
-        os.set_blocking(self.errors, False)
+        if self.errors is not None:
+            # READY: the child has its session by now. Otherwise it could not start, and says why.
+            first = os.read(self.errors, 1)
+            self.trouble = b"" if first == READY else first
+            os.set_blocking(self.errors, False)
         if self.cgroup and not procfs.join_cgroup(self.cgroup, self.pid):
             self._leave_cgroup()
         me = os.getpid()
@@ -140,17 +145,17 @@ class _Launcher:
                 poller.register(fd, select.POLLIN)
         if self.control is not None:
             poller.register(self.control, select.POLLIN | (select.POLLOUT if self.to_say else 0))
-        events = dict(poller.poll(self._timeout_ms()))
+        events: dict[int | None, int] = dict(poller.poll(self._timeout_ms()))
         if self.wakeup in events:
             self._on_signal()
-        heard = events.get(self.control, 0) if self.control is not None else 0
+        heard = events.get(self.control, 0)
         if heard & select.POLLOUT:
             self._flush()
         if heard & ~select.POLLOUT:
             self._on_control()
-        if self.errors is not None and self.errors in events:
+        if self.errors in events:
             self._on_exec()
-        if self.output is not None and self.output in events:
+        if self.output in events:
             self._on_output()
         self._notice()
 
@@ -198,7 +203,8 @@ class _Launcher:
         self._stop(DEFAULT_GRACE_SECONDS)
 
     def _on_exec(self) -> None:
-        assert self.errors is not None
+        if self.errors is None:
+            return
         data = os.read(self.errors, ERROR_BYTES)
         self.trouble += data
         if not data:  # closed by exec, or by the child's death
@@ -206,7 +212,8 @@ class _Launcher:
             self.errors = None
 
     def _on_output(self) -> None:
-        assert self.output is not None
+        if self.output is None:
+            return
         try:
             data = os.read(self.output, CHUNK_BYTES)
         except BlockingIOError:
@@ -215,7 +222,7 @@ class _Launcher:
             os.close(self.output)
             self.output = None
             return
-        self.log.write(data)
+        self.log.write(self.redactor.feed(data))
         if self.log.total > self.output_limit_bytes and not self.over_limit:
             self.over_limit = True
             self._stop(DEFAULT_GRACE_SECONDS)
@@ -252,9 +259,8 @@ class _Launcher:
             if self.status is None:
                 return False
             self._stop(DEFAULT_GRACE_SECONDS)  # the program is gone, something of it is not
-        assert self.kill_at is not None
         now = time.monotonic()
-        if now >= self.kill_at:
+        if self.kill_at is not None and now >= self.kill_at:
             return self._kill_round(now)
         if not self.term_sent:
             self.term_sent = True

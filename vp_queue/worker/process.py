@@ -57,6 +57,7 @@ class Program:
         use_cgroup: try to run the tree in a cgroup v2 of its own.
         output_limit_bytes: the tree is ended once it has printed more.
         log_head_bytes, log_tail_bytes: how much of beginning and end of the log is kept.
+        redact: values that never reach the log, longest first.
     """
 
     argv: tuple[str, ...]
@@ -71,6 +72,7 @@ class Program:
     output_limit_bytes: int = limits.OUTPUT_BYTES
     log_head_bytes: int = limits.LOG_HEAD_BYTES
     log_tail_bytes: int = limits.LOG_TAIL_KEPT_BYTES
+    redact: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -296,6 +298,7 @@ def _specification(program: Program, stack: contextlib.ExitStack) -> dict[str, A
         "output_limit_bytes": program.output_limit_bytes,
         "marker": program.marker,
         "use_cgroup": program.use_cgroup,
+        "redact": list(program.redact),
     }
 
 

@@ -31,7 +31,8 @@ from vp_queue.worker import artifacts, log
 from vp_queue.worker.artifacts import Collection
 from vp_queue.worker.attempt import RunningAttempt, StopReason
 from vp_queue.worker.briefing import as_json, briefing
-from vp_queue.worker.control import ProgramControl, redacted
+from vp_queue.worker.control import ProgramControl
+from vp_queue.worker.redaction import redacted
 from vp_queue.worker.reports import clean
 from vp_queue.worker.target import open_target
 from vp_queue.worker.workspace import Workspace, attempt_path, prepare, write_receipt
@@ -170,12 +171,19 @@ class AttemptRunner:
         interrupted = self._running.stop_reason == StopReason.INTERRUPTED
         collection = Collection((), (), 0)
         if self._workspace is not None and not interrupted:
-            collection = artifacts.collect(self._workspace.work_products)
-            verdict = self._with_evidence(verdict, collection)
+            collection, verdict = self._collect(self._workspace, verdict)
         ending = self._ending(verdict, collection)
         if self._workspace is not None:
             self._write_receipt(verdict, ending)
         self._write_end(lambda tx: self._transition(tx, verdict, ending, interrupted))
+
+    def _collect(self, workspace: Workspace, verdict: Verdict) -> tuple[Collection, Verdict]:
+        try:
+            collection = artifacts.collect(workspace.work_products)
+        except OSError as error:
+            message = f"The artifacts could not be read or synced: {error.strerror}"
+            return Collection((), (), 0), self._failed(FailureCode.EXECUTOR_ERROR, message)
+        return collection, self._with_evidence(verdict, collection)
 
     def _with_evidence(self, verdict: Verdict, collection: Collection) -> Verdict:
         if verdict.failure is not None or self._running.stop_reason is not None:

@@ -59,13 +59,9 @@ class Home:
     targets: Path
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
-    def configure(
-        self, *, lease_seconds: float = 30, concurrency: int = 1, grace: float = 0.5, more: str = ""
-    ) -> None:
+    def configure(self, *, lease_seconds: float = 30, concurrency: int = 1, grace: float = 0.5, more: str = "") -> None:
         """Write vp_queue.toml."""
-        text = CONFIG.format(
-            lease_seconds=lease_seconds, concurrency=concurrency, grace=grace, targets=self.targets
-        )
+        text = CONFIG.format(lease_seconds=lease_seconds, concurrency=concurrency, grace=grace, targets=self.targets)
         (self.path / "vp_queue.toml").write_text(text + more)
 
     @property

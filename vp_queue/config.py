@@ -82,8 +82,8 @@ class _General(BaseModel):
 
     database_url: Annotated[str, AfterValidator(_check_database_url)] = "sqlite:///vp_state.db"
     workspaces_root: Annotated[str, BeforeValidator(_path_text), AfterValidator(_check_path)] = "AGENT_RUN_WORKSPACES"
-    lease_seconds: float = Field(default=30, ge=1, le=3_600)
-    lost_host_grace_seconds: float = Field(default=300, ge=0, le=7 * 86_400)
+    lease_seconds: float = Field(default=30.0, ge=1, le=3_600)
+    lost_host_grace_seconds: float = Field(default=300.0, ge=0, le=7 * 86_400)
     artifacts_url: Annotated[str, AfterValidator(_check_artifacts_url)] | None = None
     imports: list[Annotated[str, AfterValidator(_check_module)]] = Field(default_factory=list)
 
@@ -205,12 +205,15 @@ def _read(
     given: Mapping[str, object],
 ) -> Settings:
     values, tables, blame = _parse(path) if exists else ({}, {}, _blame_argument)
-    vps = _roster(tables, blame, environ)
-    merged = (
-        judged(_General, values, blame).model_dump(exclude_unset=True)
-        | judged(_General, _from_variables(variables), _blame_variable).model_dump(exclude_unset=True)
-        | judged(_General, _listed(given), _blame_argument).model_dump(exclude_unset=True)
+    sources = (
+        judged(_General, values, blame),
+        judged(_General, _from_variables(variables), _blame_variable),
+        judged(_General, _listed(given), _blame_argument),
     )
+    vps = _roster(tables, blame, environ)
+    merged: dict[str, object] = {}
+    for source in sources:
+        merged |= source.model_dump(exclude_unset=True)
     general = _General.model_validate(merged)
     try:
         root = home / expand_user(general.workspaces_root, environ)

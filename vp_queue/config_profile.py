@@ -47,14 +47,16 @@ def expand_user(text: str, environ: Mapping[str, str]) -> str:
     return home.rstrip("/") + text[1:]
 
 
-def _as_tuple(value: object) -> object:
+def _as_tuple(value: object) -> tuple[object, ...]:
     # TOML knows lists only; in strict mode pydantic takes a tuple for a tuple.
-    return tuple(value) if isinstance(value, list) else value
+    if not isinstance(value, list | tuple):
+        raise ValueError("give a list")
+    return tuple(value)
 
 
-def _as_root(value: object, info: ValidationInfo) -> object:
+def _as_root(value: object, info: ValidationInfo) -> Path:
     if not isinstance(value, str | Path):
-        return value
+        raise ValueError("give a path")
     environ: Mapping[str, str] = info.context or os.environ
     text = expand_user(os.fspath(value), environ)
     if not text.startswith("/"):
@@ -112,13 +114,13 @@ class Profile(BaseModel):
     allow_commands: bool = False
     allowed_target_roots: Annotated[tuple[TargetRoot, ...], BeforeValidator(_as_tuple)] = ()
     # Before default_timeout_seconds, whose validator looks at it.
-    max_timeout_seconds: Seconds = 86_400
-    default_timeout_seconds: Seconds = Field(default=3_600, validate_default=True)
-    stall_after_seconds: Seconds = 600
-    cancel_grace_seconds: float = Field(default=5, ge=0, le=20)
+    max_timeout_seconds: Seconds = 86_400.0
+    default_timeout_seconds: Seconds = Field(default=3_600.0, validate_default=True)
+    stall_after_seconds: Seconds = 600.0
+    cancel_grace_seconds: float = Field(default=5.0, ge=0, le=20)
     max_releases: int = Field(default=3, ge=0, le=1_000)
     env_allow: Annotated[tuple[VariableName, ...], BeforeValidator(_as_tuple)] = ("PATH", "LANG", "HOME")
-    retry_backoff_seconds: float = Field(default=5, ge=0, le=DURATION_SECONDS)
+    retry_backoff_seconds: float = Field(default=5.0, ge=0, le=DURATION_SECONDS)
     options: dict[str, object] = Field(default_factory=dict)
 
     @field_validator("vp_id")

@@ -28,6 +28,7 @@ logger = logging.getLogger("vp_queue.tools")
 Tool = Callable[..., dict[str, Any]]
 Request = TypeVar("Request", bound=requests.Strict)
 ERRORS_LISTED: Final = 10
+DEPTH_COUNTED: Final = 2_000
 
 
 @dataclass(frozen=True)
@@ -92,28 +93,57 @@ def _parse(model: type[Request], names: list[str], positional: tuple[Any, ...], 
     twice = by_position.keys() & given.keys()
     if twice:
         raise ValidationError(f"{min(twice)} was given twice.", field=min(twice))
+    arguments = {**by_position, **given}
+    for name in arguments:
+        if not name.isprintable() and name not in names:  # pydantic cannot name a lone surrogate
+            raise ValidationError(f"{_printable(name)}: is not known here", field=_printable(name))
     try:
-        return model.model_validate({**by_position, **given})
+        return model.model_validate(arguments)
     except pydantic.ValidationError as error:
-        raise _explained(error, names) from None
+        raise _explained(error, names, arguments) from None
     except RecursionError:
-        raise ValidationError("The arguments are nested too deeply.", field=None) from None
+        deepest = max(arguments, key=lambda name: _depth(arguments[name]))
+        raise ValidationError(f"{_printable(deepest)}: is nested too deeply.", field=_printable(deepest)) from None
 
 
-def _explained(error: pydantic.ValidationError, names: list[str]) -> ValidationError:
+def _depth(value: Any) -> int:
+    """How deeply lists and dicts are nested, counted up to ``DEPTH_COUNTED`` without recursion."""
+    level, depth = [value], 0
+    while level and depth < DEPTH_COUNTED:
+        inner = [item.values() if isinstance(item, dict) else item for item in level if isinstance(item, dict | list)]
+        level, depth = [item for items in inner for item in items], depth + 1
+    return depth
+
+
+def _location(loc: tuple[int | str, ...], arguments: dict[str, Any]) -> list[str]:
+    """The path to a value as its caller knows it: without the names pydantic gives to a union's branches."""
+    path: list[str] = []
+    value: Any = arguments
+    for part in loc:
+        if isinstance(value, dict) and part != "[key]":
+            path.append(str(part))
+            value = value.get(part)
+        elif isinstance(value, list) and isinstance(part, int):
+            path.append(str(part))
+            value = value[part] if part < len(value) else None
+    return path
+
+
+def _explained(error: pydantic.ValidationError, names: list[str], arguments: dict[str, Any]) -> ValidationError:
     """Pydantic's findings as one error that names the field first at fault, without echoing its value."""
     found = []
     for item in error.errors(include_url=False, include_context=False, include_input=False)[:ERRORS_LISTED]:
-        path = [str(part) for part in item["loc"] if part != "[key]"]
+        path = _location(item["loc"], arguments)
         message = item["msg"].removeprefix("Value error, ")
         if not path or path[-1] in ("constraints", "budget"):
             # A rule over several keys begins its message with the key it is about.
             key, _, rest = message.partition(": ")
-            path, message = ([*path, key], rest) if rest and key.isidentifier() else (path, message)
+            path, message = ([*path, key], rest) if rest and key.replace(".", "").isidentifier() else (path, message)
         if item["type"] == "extra_forbidden":
             known = f"; known: {', '.join(names)}" if len(path) == 1 else ""
             message = f"is not known here{known}"
         found.append({"field": _printable(".".join(path)), "message": message})
+    found = list({item["field"]: item for item in reversed(found)}.values())[::-1]  # a union tells one field twice
     first = found[0]
     field = first["field"] or None
     text = f"{field}: {first['message']}" if field else first["message"]

@@ -17,7 +17,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    StrictFloat,
     StrictInt,
     StrictStr,
     WithJsonSchema,
@@ -62,7 +61,7 @@ def _instant(value: object) -> object:
             raise ValueError("must be an RFC 3339 time such as 2026-11-22T10:00:00Z") from None
     if not isinstance(value, datetime):
         raise ValueError("must be an RFC 3339 time such as 2026-11-22T10:00:00Z")  # noqa: TRY004  pydantic reports ValueErrors
-    if value.tzinfo is None:
+    if value.utcoffset() is None:
         raise ValueError("must carry a UTC offset (a naive time names no instant); add Z or +00:00")
     try:
         value = value.astimezone(UTC)
@@ -86,7 +85,8 @@ Instant = Annotated[
     datetime, BeforeValidator(_instant), WithJsonSchema({"type": "string", "format": "date-time"}, mode="validation")
 ]
 MissionId = Annotated[StrictStr, Field(pattern=MISSION_ID_PATTERN, description="The mission's id (m-…).")]
-Seconds = Annotated[StrictFloat | StrictInt, Field(allow_inf_nan=False)]
+# One type, not int | float: 60 and 60.0 are one request, and an int no float can hold is refused, not a crash.
+Seconds = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
 
 class Strict(BaseModel):
@@ -183,9 +183,9 @@ class DispatchMission(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if (self.mission_type == "command") != (self.constraints.command is not None):
-            raise ValueError('constraints.command and mission_type="command" go together: give both or neither')
+            raise ValueError('constraints.command: goes together with mission_type="command"; give both or neither')
         if self.not_before and self.expires_at and self.expires_at <= self.not_before:
-            raise ValueError("expires_at must be later than not_before")
+            raise ValueError("expires_at: must be later than not_before")
         return self
 
     def digest(self) -> str:

@@ -56,7 +56,7 @@ def pending(db: Any, path: Path) -> list[str]:
 
 def ensure(db: Any, path: Path) -> list[str]:
     """Bring the ledger at ``path`` to this code's schema; returns the migrations applied now."""
-    if path.exists() and path.stat().st_size and not pending(db, path):
+    if _has_content(path) and not pending(db, path):
         return []
     with _lock(path):
         _create_private(path)
@@ -70,14 +70,32 @@ def ensure(db: Any, path: Path) -> list[str]:
         return names
 
 
+def _has_content(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise _unusable(path, error) from error
+
+
+def _unusable(path: Path, error: OSError) -> LedgerUnavailable:
+    return LedgerUnavailable(
+        f"The ledger {path} cannot be created or migrated: {error.strerror}. Check its folder.", path=str(path)
+    )
+
+
 def _create_private(path: Path) -> None:
     """Make the file readable by its owner only, before SQLite would make it with the umask.
 
     Never opens a file that exists: closing it would drop the POSIX locks that another thread's
     connection holds on it.
     """
-    with suppress(FileExistsError):
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    try:
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise _unusable(path, error) from error
 
 
 @contextmanager
@@ -85,9 +103,7 @@ def _lock(path: Path) -> Iterator[None]:
     try:
         descriptor = os.open(f"{path}.migrate", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise LedgerUnavailable(
-            f"The ledger {path} cannot be created or migrated: {error.strerror}. Check its folder."
-        ) from error
+        raise _unusable(path, error) from error
     try:
         deadline = clock.monotonic() + LOCK_WAIT_SECONDS
         while True:

@@ -45,6 +45,7 @@ class ChangeWatch:
         self._count = 0
         self._thread: threading.Thread | None = None
         self._ready = threading.Event()
+        self._closed = False
 
     def token(self) -> int:
         """Take this before looking at the ledger; pass it to :meth:`wait` if what you saw is not enough."""
@@ -67,10 +68,21 @@ class ChangeWatch:
             self._count += 1
             self._changed.notify_all()
 
+    def close(self) -> None:
+        """Let the thread end (within the slow poll): its ledger is no longer this process's."""
+        self._closed = True
+
     def _run(self) -> None:
         inotify = _open_inotify(self._path.parent)
+        try:
+            self._watch(inotify)
+        finally:
+            if inotify is not None:
+                os.close(inotify)
+
+    def _watch(self, inotify: int | None) -> None:
         names = {os.fsencode(self._path.name), os.fsencode(f"{self._path.name}-wal")}
-        while True:
+        while not self._closed:
             try:
                 self._follow(inotify, names)
             except Exception:
@@ -82,11 +94,14 @@ class ChangeWatch:
                 self.wake()
 
     def _follow(self, inotify: int | None, names: set[bytes]) -> None:
-        connection = cysqlite.connect(str(self._path), timeout=database.BEGIN_WAIT_SECONDS)
+        # Never creates the file: an empty one in the place of a removed ledger would pass for a new ledger.
+        connection = cysqlite.connect(
+            str(self._path), flags=cysqlite.SQLITE_OPEN_READWRITE, timeout=database.BEGIN_WAIT_SECONDS
+        )
         try:
             seen = _version(connection)
             self._ready.set()
-            while True:
+            while not self._closed:
                 seen = self._look(connection, seen, wait_for_commit=_await_write(inotify, names))
         finally:
             connection.close()
@@ -163,6 +178,7 @@ def current() -> ChangeWatch:
     with _lock:
         if ledger not in _watches:
             _watches[ledger] = ChangeWatch(ledger.path)
+            weakref.finalize(ledger, _watches[ledger].close).atexit = False
         return _watches[ledger]
 
 

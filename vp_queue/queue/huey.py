@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -121,3 +122,11 @@ def _send_lifecycle(events: list[dict[str, Any]]) -> None:
 
 
 database.observe_commits(_send_lifecycle)
+
+
+def _forget_lock() -> None:
+    global _lock
+    _lock = threading.Lock()  # another thread may have held it when this process was forked
+
+
+os.register_at_fork(after_in_child=_forget_lock)

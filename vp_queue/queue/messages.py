@@ -74,17 +74,31 @@ def check_wake_up(data: bytes) -> str | None:
     if len(data) > MESSAGE_BYTES:
         return f"longer than {MESSAGE_BYTES} bytes"
     try:
-        fields = json.loads(bytes(data))["message"]
+        body = json.loads(bytes(data))
+        fields = body["message"]
         name, task_id, arguments = fields["name"], fields["id"], fields["args"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return "not a JSON message"
+    if len(body) != 1:  # the first of its kinds is what would be read
+        return "a message that is two things at once"
     if name != TASK_NAME:
         return "an unknown task"
     parsed = parse_wake_up_id(task_id)
-    if parsed is None or arguments != list(parsed):
+    if parsed is None or arguments != list(parsed) or type(arguments[1]) is not int:
         return "not the arguments of run_mission"
     if fields.keys() - {"id", "name", "args", "priority", "expires", "expires_resolved", "retries", "retry_delay", "retry_backoff"}:
         return "a message with parts that vp-queue never writes"
     if any(fields.get(key) for key in ("retries", "retry_delay", "retry_backoff")):
         return "a message that asks Huey to retry"
+    if not _is_instant(fields.get("expires"), aware=True) or not _is_instant(fields.get("expires_resolved"), aware=False):
+        return "a message with no valid time of expiry"
     return None
+
+
+def _is_instant(value: Any, *, aware: bool) -> bool:
+    """Whether it is absent or reads back as a time as we write it; Huey compares it after the row is gone."""
+    try:
+        instant = _rich(value)
+        return instant is None or (isinstance(instant, datetime) and (instant.utcoffset() is not None) == aware)
+    except (ValueError, TypeError):
+        return False

@@ -113,7 +113,7 @@ class LedgerStorage(CySqliteStorage):  # type: ignore[misc]
                     return None
                 row_id, data = row
                 self.conn.execute("DELETE FROM task WHERE id = ?", (row_id,))
-                problem = _problem(data)
+                problem = _problem(data) or _foreign(data, self.name)
                 if problem is None:
                     return bytes(data)
                 fleet.reject_message(tx, self.name, row_id, problem)
@@ -164,6 +164,12 @@ class LedgerStorage(CySqliteStorage):  # type: ignore[misc]
 
 def _problem(data: Any) -> str | None:
     return check_wake_up(data) if isinstance(data, bytes | memoryview) else "not bytes"
+
+
+def _foreign(data: bytes, vp_id: str) -> str | None:
+    """A row must not make one VP's worker run, with its rights, another VP's mission."""
+    mission = Mission.get_or_none(Mission.id == json.loads(bytes(data))["message"]["args"][0])
+    return None if mission is None or mission.vp_id == vp_id else "a mission of another VP"
 
 
 def _outcome(key: str) -> Any:

@@ -24,6 +24,7 @@ from vp_queue.ledger import database, leases
 from vp_queue.worker import process, tree
 from vp_queue.worker.attempt import RunningAttempt, StopReason
 from vp_queue.worker.environment import program_environment, secrets_of
+from vp_queue.worker.gate import FIRST_PASSED_FD
 from vp_queue.worker.redaction import redacted
 from vp_queue.worker.reports import Reported, ReportReader
 from vp_queue.worker.workspace import Workspace
@@ -95,7 +96,7 @@ class ProgramControl:
             vp_id=claim.vp_id,
             attempt=claim.attempt,
             workspace=self._workspace,
-            report_fd=report_fd,
+            report_fd=FIRST_PASSED_FD,
             extra=environment,
         )
         self.secrets = secrets_of(complete)

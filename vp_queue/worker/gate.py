@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import os
 import signal
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 ERROR_BYTES = 4096
+FIRST_PASSED_FD = 3
+LOWEST_OWN_FD = 64  # above any descriptor the program is given
 READY = b"\0"  # no error text begins with it
 
 
@@ -72,12 +75,20 @@ def _become_program(spec: dict[str, Any], launcher: int, gate: int, output: int,
         os.dup2(os.open(os.devnull, os.O_RDONLY) if stdin is None else stdin, 0)
         os.dup2(output if spec["stdout_fd"] is None else spec["stdout_fd"], 1)
         os.dup2(output, 2)
-        _close_all_but({0, 1, 2, gate, errors, *spec["pass_fds"]})
+        gate, errors = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, LOWEST_OWN_FD) for fd in (gate, errors))
+        _close_all_but({0, 1, 2, gate, errors, *_renumbered(spec["pass_fds"])})
         os.write(errors, READY)
         if os.read(gate, 1):
             os.execvpe(spec["argv"][0], spec["argv"], spec["env"])  # closes gate and errors
     except (OSError, ValueError) as error:
         os.write(errors, _why(error, spec["argv"][0]).encode(errors="backslashreplace")[:ERROR_BYTES])
+
+
+def _renumbered(fds: list[int]) -> list[int]:
+    """Give the program its descriptors as 3, 4, 5 …: a plain ``sh`` can write to one-digit numbers only."""
+    # First out of the way: one may have the number that another is to get.
+    aside = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, LOWEST_OWN_FD) for fd in fds]
+    return [os.dup2(fd, FIRST_PASSED_FD + index) for index, fd in enumerate(aside)]
 
 
 def _why(error: OSError | ValueError, program: str) -> str:

@@ -211,21 +211,23 @@ class _Launcher:
             os.close(self.errors)
             self.errors = None
 
-    def _on_output(self) -> None:
+    def _on_output(self) -> bool:
+        """Take in a chunk of what the program printed; False if there was none."""
         if self.output is None:
-            return
+            return False
         try:
             data = os.read(self.output, CHUNK_BYTES)
         except BlockingIOError:
-            return
+            return False
         if not data:
             os.close(self.output)
             self.output = None
-            return
+            return False
         self.log.write(self.redactor.feed(data))
         if self.log.total > self.output_limit_bytes and not self.over_limit:
             self.over_limit = True
             self._stop(DEFAULT_GRACE_SECONDS)
+        return True
 
     def _notice(self) -> None:
         now = time.monotonic()
@@ -313,9 +315,7 @@ class _Launcher:
             except BlockingIOError:
                 break
         while self.output is not None and time.monotonic() < deadline:
-            before = self.log.total
-            self._on_output()
-            if self.log.total == before:
+            if not self._on_output():
                 break
 
     # -- words to the worker -----------------------------------------------------------------------

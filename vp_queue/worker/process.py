@@ -50,7 +50,7 @@ class Program:
         cwd_fd: open directory the program starts in; by descriptor, so no path can be swapped.
         log_path: run.log; must not exist yet.
         marker: ``"<mission_id>.<attempt>"``.
-        pass_fds: inherited with the same numbers (3 and up). The caller closes its own copies after
+        pass_fds: inherited as 3, 4, 5 … in this order. The caller closes its own copies after
             :func:`launch`, or readers of the other end never see end-of-file.
         stdin_fd: the program's standard input; None = /dev/null. The caller closes its copy.
         stdout_fd: the program's standard output; None = the log, with stderr. The caller closes its copy.

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from vp_queue.contracts import limits
 from vp_queue.worker.log import BoundedLog, log_tail, read_log
 

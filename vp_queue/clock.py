@@ -161,6 +161,7 @@ def process_start_ticks(pid: int) -> int | None:
         return None
     # The command name may hold spaces and parentheses; fields count from the last ")".
     fields = stat[stat.rindex(b")") + 2 :].split()
-    if fields[0] in (b"Z", b"X"):
+    # A process whose first thread has ended shows as a zombie while its other threads run on.
+    if fields[0] == b"X" or (fields[0] == b"Z" and int(fields[17]) <= 1):
         return None
     return int(fields[19])

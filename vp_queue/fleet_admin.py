@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import secrets
+from pathlib import Path
 from typing import Any, Final
 
-from vp_queue import config, missions, supervision
+from vp_queue import config, missions
 from vp_queue.config import Settings
-from vp_queue.errors import ConfigurationError, VpDisabled, VpError
+from vp_queue.errors import ConfigurationError, VpError
+from vp_queue.ledger import database, schema
 
 TOKEN_BYTES: Final = 32
 
@@ -62,10 +64,26 @@ def ensure_token(settings: Settings) -> bool:
 
 
 def migrate(settings: Settings) -> dict[str, Any]:
-    """Apply the migrations the ledger lacks, making it if need be."""
-    before = missions.pending_migrations(settings)
+    """Apply the migrations the ledger lacks, making it if need be.
+
+    Raises:
+        ConfigurationError, LedgerBusy, LedgerUnavailable: nothing was changed.
+    """
+    before = _applied(settings.database_path)
     missions.ready(settings)
-    return {"ok": True, "ledger": str(settings.database_path), "applied": before}
+    applied = [name for name in schema.known() if name not in before]
+    return {"ok": True, "ledger": str(settings.database_path), "applied": applied}
+
+
+def _applied(path: Path) -> list[str]:
+    if not path.exists():
+        return []
+    ledger = database.Ledger(path)
+    with database.translated_errors(path):
+        try:
+            return schema.applied(ledger.db)
+        finally:
+            ledger.db.close()
 
 
 def pause(vp_id: str, reason: str | None) -> dict[str, Any]:
@@ -78,26 +96,19 @@ def resume(vp_id: str) -> dict[str, Any]:
     return {"ok": True, "vp": missions.resume(vp_id).dump()}
 
 
-def consumer_environment(settings: Settings, vp_id: str) -> dict[str, str]:
-    """The environment to run a VP's ``huey_consumer`` with.
-
-    Raises:
-        UnknownVp, VpDisabled: there is nothing to run.
-    """
-    if not settings.profile(vp_id).enabled:
-        raise VpDisabled(f"{vp_id} is disabled; set enabled = true in {settings.config_path}.", field="vp_id")
-    return {**supervision.environment(settings), "VP_ID": vp_id}
-
-
 def status(settings: Settings) -> dict[str, Any]:
     """Supervisor, VPs, keepers and ledger in one; works with any of them missing, and makes nothing."""
-    ledger: dict[str, Any] = {"path": str(settings.database_path), "exists": settings.database_path.exists(), "error": None}
+    ledger: dict[str, Any] = {
+        "path": str(settings.database_path),
+        "exists": settings.database_path.exists(),
+        "error": None,
+    }
     vps: list[dict[str, Any]] = []
     keepers: list[dict[str, Any]] = []
-    if ledger["exists"]:
+    if exists:
         try:
             vps = [vp.dump() for vp in missions.vps().vps]
             keepers = [keeper.dump() for keeper in missions.keepers()]
         except VpError as error:
             ledger["error"] = error.as_dict()
-    return {"ok": True, **supervision.report(settings), "vps": vps, "keepers": keepers, "ledger": ledger}
+    return {"ok": True, **supervised, "vps": vps, "keepers": keepers, "ledger": ledger}

@@ -12,9 +12,8 @@ from typing import Any, Final
 
 from vp_queue import clock, config
 from vp_queue.config import Profile, Settings
-from vp_queue.contracts import TERMINAL, Status, limits
+from vp_queue.contracts import TERMINAL, Status, limits, views
 from vp_queue.contracts import requests as asked
-from vp_queue.contracts import views
 from vp_queue.errors import (
     ArtifactNotFound,
     ExecutorUnavailable,
@@ -26,9 +25,9 @@ from vp_queue.errors import (
 from vp_queue.executors import registry
 from vp_queue.ledger import database, fleet, inbox, queries, transitions, watch
 from vp_queue.ledger.models import Mission
-from vp_queue.ledger.transitions import NewMission
+from vp_queue.ledger.records import NewMission
 from vp_queue.queue import huey
-from vp_queue.worker.artifacts import read_content
+from vp_queue.worker.published import read_content
 from vp_queue.worker.target import resolve_target
 
 # A waiter looks at the ledger again this often even if no change was noticed.
@@ -89,7 +88,7 @@ def check_can_run(settings: Settings, profile: Profile, request: asked.DispatchM
     if request.mission_type == "command":
         if not profile.allow_commands:
             raise ValidationError(
-                f"{profile.vp_id} runs no commands of missions; use mission_type=\"task\", or set "
+                f'{profile.vp_id} runs no commands of missions; use mission_type="task", or set '
                 f"allow_commands = true for it in {settings.config_path}.",
                 field="constraints.command",
             )
@@ -274,7 +273,7 @@ def read_result(request: asked.ReadResultArtifacts) -> views.ReadAnswer:
         )
     return views.ReadAnswer(
         mission_id=row.id,
-        status=row.status,
+        status=Status(row.status),
         result=row.result if row.status in TERMINAL else None,
         artifacts=shown,
         files_total=len(published),

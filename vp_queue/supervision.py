@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -22,7 +23,7 @@ from typing import Any, Final, NoReturn, TypeVar
 
 from vp_queue import clock, missions
 from vp_queue.config import Settings
-from vp_queue.errors import InternalError
+from vp_queue.errors import ConfigurationError, InternalError, VpDisabled
 from vp_queue.supervision_files import KEEPER, Place, place, wanted_programs, write
 from vp_queue.supervision_rpc import STOPPED_STATES, Supervisord, connect
 
@@ -164,6 +165,22 @@ def environment(settings: Settings, environ: Mapping[str, str] = os.environ) -> 
     return made
 
 
+def consumer(settings: Settings, vp_id: str) -> tuple[list[str], dict[str, str]]:
+    """The command and environment that run a VP's consumer, as supervisord does.
+
+    Raises:
+        UnknownVp, VpDisabled: there is nothing to run.
+        ConfigurationError: this Python has no huey_consumer.
+    """
+    if not settings.profile(vp_id).enabled:
+        raise VpDisabled(f"{vp_id} is disabled; set enabled = true in {settings.config_path}.", field="vp_id")
+    variables = environment(settings)
+    program = shutil.which("huey_consumer", path=variables["PATH"])
+    if program is None:
+        raise ConfigurationError(f"huey_consumer is not installed beside {sys.executable}; reinstall vp-queue there.")
+    return [program, "vp_queue.tasks.app.huey"], {**variables, "VP_ID": vp_id}
+
+
 def _program(where: Place, info: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "name": info["name"],
@@ -184,7 +201,9 @@ def _at_work(settings: Settings) -> Iterator[None]:
     lock = settings.run_dir / "up.lock"
     held = _polled(lambda: _take(lock), LOCK_WAIT_SECONDS)
     if held is None:
-        raise InternalError(f"Another `vp up` or `vp down` has been at work for {LOCK_WAIT_SECONDS:.0f} s; it holds {lock}.")
+        raise InternalError(
+            f"Another `vp up` or `vp down` has been at work for {LOCK_WAIT_SECONDS:.0f} s; it holds {lock}."
+        )
     try:
         yield
     finally:

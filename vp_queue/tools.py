@@ -71,7 +71,7 @@ def _tool(
     DEFINITIONS[name] = Definition(name, call, arguments, answer)
     call.__name__ = call.__qualname__ = name
     call.__doc__ = arguments.__doc__
-    call.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  documented by the inspect module
+    signature = inspect.Signature(
         [
             inspect.Parameter(
                 field,
@@ -83,6 +83,7 @@ def _tool(
         ],
         return_annotation=dict[str, Any],
     )
+    setattr(call, "__signature__", signature)  # noqa: B010  the documented way; a plain function declares no such field
     return call
 
 

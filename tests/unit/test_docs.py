@@ -21,7 +21,7 @@ from vp_queue.contracts import EDGES, TERMINAL, EventType, FailureCode, Status, 
 from vp_queue.ledger import database, leases, transitions
 from vp_queue.ledger.database import Transaction
 from vp_queue.ledger.models import Mission
-from vp_queue.ledger.transitions import Claim, Ending, Failure, NewMission, WorkerIdentity
+from vp_queue.ledger.records import Claim, Ending, Failure, NewMission, WorkerIdentity
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 WORKER = WorkerIdentity("w-docs", "here", "here")

@@ -60,7 +60,7 @@ def _instant(value: object) -> object:
         except ValueError:
             raise ValueError("must be an RFC 3339 time such as 2026-11-22T10:00:00Z") from None
     if not isinstance(value, datetime):
-        raise ValueError("must be an RFC 3339 time such as 2026-11-22T10:00:00Z")  # noqa: TRY004  pydantic reports ValueErrors
+        raise ValueError("must be an RFC 3339 time such as 2026-11-22T10:00:00Z")
     if value.utcoffset() is None:
         raise ValueError("must carry a UTC offset (a naive time names no instant); add Z or +00:00")
     try:

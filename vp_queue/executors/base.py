@@ -61,11 +61,11 @@ class Control(Protocol):
         """Tell progress (fraction 0 to 1, a short message) or usage so far."""
 
 
-class Stopped(Exception):  # noqa: N818  not an error: the attempt was told to end
+class Stopped(Exception):
     """The attempt is being ended: cancelled, out of time, interrupted, or its lease is lost."""
 
 
-class ExecutorFailure(Exception):  # noqa: N818  carries a failure, is not a bug
+class ExecutorFailure(Exception):
     """The attempt failed for a reason the executor knows."""
 
     def __init__(self, code: FailureCode, message: str, exit_code: int | None = None) -> None:

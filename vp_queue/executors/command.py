@@ -21,8 +21,8 @@ class CommandExecutor:
         if argv is None:
             return Availability(
                 False,
-                "its profile has no options.argv, so it runs mission_type=\"command\" only; set argv under "
-                "[vp.\"<vp_id>\".options] in vp_queue.toml to give it a program",
+                'its profile has no options.argv, so it runs mission_type="command" only; set argv under '
+                '[vp."<vp_id>".options] in vp_queue.toml to give it a program',
             )
         if not isinstance(argv, list) or not argv or not all(isinstance(part, str) for part in argv):
             return Availability(False, "options.argv must be a non-empty list of strings")

@@ -28,7 +28,7 @@ def executor(name: str) -> Executor:
     if not found:
         raise ExecutorFailure(
             FailureCode.EXECUTOR_UNAVAILABLE,
-            f"no executor {name!r} is installed; set executor = \"command\" with options.argv in vp_queue.toml, "
+            f'no executor {name!r} is installed; set executor = "command" with options.argv in vp_queue.toml, '
             f"or install the package that provides it",
         )
     try:

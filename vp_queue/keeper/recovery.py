@@ -25,7 +25,7 @@ from vp_queue.errors import LedgerBusy, LedgerUnavailable, UnknownVp
 from vp_queue.ledger import database, fleet, leases, queries, transitions, watch
 from vp_queue.ledger.leases import Suspect
 from vp_queue.ledger.models import Mission
-from vp_queue.ledger.transitions import Claim, Ending
+from vp_queue.ledger.records import Claim, Ending
 from vp_queue.queue import huey, storage
 from vp_queue.worker import log
 from vp_queue.worker.tree import TreeIdentity, end_tree

@@ -48,7 +48,7 @@ PRAGMAS: Final = {
 }
 
 
-class LedgerDatabase(CySqliteDatabase):  # type: ignore[misc]
+class LedgerDatabase(CySqliteDatabase):
     """Peewee's cysqlite database with a busy handler that sleeps with jitter.
 
     SQLite's own handler backs off to 100 ms steps and is unfair: under eight writers its slowest

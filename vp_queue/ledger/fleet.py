@@ -12,7 +12,7 @@ from vp_queue.contracts import EventType, WorkerState
 from vp_queue.ledger.database import Transaction
 from vp_queue.ledger.events import record_vp_event
 from vp_queue.ledger.models import Agent, Worker
-from vp_queue.ledger.transitions import WorkerIdentity
+from vp_queue.ledger.records import WorkerIdentity
 
 # Ended workers are kept this long for `vp status`; a consumer that restarts hourly must not fill the table.
 ENDED_WORKERS_KEPT: Final = timedelta(days=1)

@@ -19,7 +19,7 @@ from vp_queue.contracts import EXECUTING, EventType, Outcome
 from vp_queue.ledger.database import Transaction
 from vp_queue.ledger.events import record_mission_event
 from vp_queue.ledger.models import Attempt, Mission, Worker
-from vp_queue.ledger.transitions import Claim
+from vp_queue.ledger.records import Claim
 
 
 def _held(claim: Claim) -> Any:
@@ -42,7 +42,9 @@ def renew(tx: Transaction, claim: Claim, lease_seconds: float, last_output_at: d
             heartbeat_at=tx.now,
             lease_expires_at=tx.now + timedelta(seconds=lease_seconds),
             lease_expires_boottime_us=clock.boottime_us() + int(lease_seconds * 1_000_000),
-            last_output_at=fn.COALESCE(clock.to_micros(last_output_at) if last_output_at else None, Attempt.last_output_at),
+            last_output_at=fn.COALESCE(
+                clock.to_micros(last_output_at) if last_output_at else None, Attempt.last_output_at
+            ),
         )
         .where(_held(claim))
         .execute()
@@ -93,13 +95,16 @@ def running(now: datetime, lost_host_grace_seconds: float) -> Iterable[Suspect]:
     """All running attempts, each with what is needed to judge its worker. Reads only."""
     here, boottime_us = clock.host_identity(), clock.boottime_us()
     query = (
-        Attempt.select(Attempt, Mission.vp_id.alias("of_vp"), Worker.pid.alias("pid"), Worker.start_ticks.alias("start"))
+        Attempt.select(
+            Attempt, Mission.vp_id.alias("of_vp"), Worker.pid.alias("pid"), Worker.start_ticks.alias("start")
+        )
         .join(Mission)
         .join(Worker, JOIN.LEFT_OUTER, on=(Worker.worker_id == Attempt.worker_id))
         .where(Attempt.outcome == Outcome.RUNNING)
     )
     grace = timedelta(seconds=lost_host_grace_seconds)
-    for row in query.objects():
+    rows: Iterable[Any] = query.objects()
+    for row in rows:
         if row.host_identity == here:
             expired = row.lease_expires_boottime_us < boottime_us
         else:

@@ -57,7 +57,7 @@ class JsonField(Field):
         return None if value is None else json.loads(value)
 
 
-def _one_of(column: str, words: Any) -> Check:
+def _one_of(column: str, words: Any) -> Any:  # Check is a function
     return Check(f"{column} IN ({', '.join(repr(str(word)) for word in words)})")
 
 
@@ -144,6 +144,7 @@ class IdempotencyKey(LedgerModel):
 class Attempt(LedgerModel):
     """One execution of a mission by one worker, with its lease and the identity of its process tree."""
 
+    mission_id: str
     mission = ForeignKeyField(Mission, on_delete="CASCADE", index=False)
     number = IntegerField()
     worker_id = TextField()
@@ -179,6 +180,7 @@ class Event(LedgerModel):
     """One thing that happened. AUTOINCREMENT: pruning never reuses a seq."""
 
     seq = AutoIncrementField()
+    mission_id: str | None
     mission = ForeignKeyField(Mission, null=True, on_delete="CASCADE", index=False)
     mission_seq = IntegerField(null=True)
     vp_id = TextField()
@@ -209,6 +211,7 @@ Event.add_index(
 class Artifact(LedgerModel):
     """One published file of an attempt."""
 
+    mission_id: str
     mission = ForeignKeyField(Mission, on_delete="CASCADE", index=False)
     attempt = IntegerField()
     path = TextField()

@@ -76,7 +76,7 @@ def _mission_view(row: Mission, attempt: Attempt | None, now: datetime, stall: S
         metadata=row.metadata,
         priority=row.priority,
         idempotency_key=row.idempotency_key,
-        status=row.status,
+        status=Status(row.status),
         terminal=row.status in TERMINAL,
         cancel_requested=row.cancel_requested_at is not None,
         attempt=row.attempt,
@@ -104,7 +104,8 @@ def _mission_view(row: Mission, attempt: Attempt | None, now: datetime, stall: S
 def _stalled(attempt: Attempt | None, now: datetime, limit_seconds: float | None) -> bool:
     if attempt is None or limit_seconds is None:
         return False
-    return now - (attempt.last_output_at or attempt.started_at) > timedelta(seconds=limit_seconds)
+    last_output_at: datetime = attempt.last_output_at or attempt.started_at
+    return now - last_output_at > timedelta(seconds=limit_seconds)
 
 
 def missions_page(
@@ -150,7 +151,7 @@ def attempt_views(mission_id: str) -> list[AttemptView]:
             workspace=row.workspace,
             started_at=row.started_at,
             ended_at=row.ended_at,
-            outcome=row.outcome,
+            outcome=Outcome(row.outcome),
             exit_code=row.exit_code,
             signal=row.signal,
             max_rss_bytes=row.max_rss_bytes,
@@ -245,7 +246,8 @@ def depths(vp_id: str) -> dict[str, int]:
     """How many missions of a VP are queued, running and waiting for input."""
     live = (Status.QUEUED, *EXECUTING)
     query = Mission.select(Mission.status, fn.COUNT(Mission.id)).where(Mission.vp_id == vp_id, Mission.status.in_(live))
-    found = dict(query.group_by(Mission.status).tuples())
+    rows: Iterable[Any] = query.group_by(Mission.status).tuples()
+    found: dict[str, int] = dict(rows)
     return {str(status): found.get(status, 0) for status in live}
 
 
@@ -259,7 +261,7 @@ def worker_views(vp_id: str | None) -> list[WorkerView]:
             worker_id=row.worker_id,
             host=row.host,
             pid=row.pid,
-            state=row.state,
+            state=WorkerState(row.state),
             heartbeat_at=row.heartbeat_at,
             version=row.version,
         )

@@ -11,7 +11,7 @@ Sources of the ideas: River's named transitions; DBOS's "report whether the writ
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -22,77 +22,11 @@ from vp_queue.contracts import EXECUTING, FINAL_FAILURES, TERMINAL, EventType, F
 from vp_queue.ledger.database import Transaction
 from vp_queue.ledger.events import record_mission_event
 from vp_queue.ledger.models import Artifact, Attempt, IdempotencyKey, Mission
+from vp_queue.ledger.records import Claim, Ending, Failure, NewMission, WorkerIdentity
 
 BACKOFF_CAP_SECONDS: Final = 3600.0
 # "Due at once", whatever the wall clock does afterwards: a clock set back must not hold up a mission.
 AT_ONCE: Final = clock.EARLIEST
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A worker's right to speak for one attempt: the attempt number fences, the token proves the lease."""
-
-    mission_id: str
-    vp_id: str
-    attempt: int
-    token: str
-
-
-@dataclass(frozen=True)
-class WorkerIdentity:
-    """Who claims: enough to find the process again and to know on which host its pids mean anything."""
-
-    worker_id: str
-    host: str
-    host_identity: str
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why an attempt failed."""
-
-    code: FailureCode
-    message: str
-    exit_code: int | None = None
-    log_tail: str | None = None
-
-
-@dataclass(frozen=True)
-class Ending:
-    """What is known of an attempt when it ends, however it ends."""
-
-    exit_code: int | None = None
-    signal: int | None = None
-    max_rss_bytes: int | None = None
-    cpu_seconds: float | None = None
-    result: str | None = None
-    usage: dict[str, Any] | None = None
-    artifacts: Sequence[dict[str, Any]] = ()
-    skipped: Sequence[dict[str, str]] = ()
-    skipped_total: int = 0
-
-
-@dataclass(frozen=True)
-class NewMission:
-    """A dispatch or retry, validated."""
-
-    mission_id: str
-    vp_id: str
-    mission_type: str
-    objective: str
-    constraints: dict[str, Any]
-    budget: dict[str, Any]
-    metadata: dict[str, str]
-    priority: int
-    max_attempts: int
-    request_digest: str
-    idempotency_key: str | None = None
-    not_before: datetime | None = None
-    expires_at: datetime | None = None
-    source_session_id: str | None = None
-    guidance: str | None = None
-    retry_of: str | None = None
-    target_realpath: str | None = None
 
 
 def accept(tx: Transaction, new: NewMission) -> Mission:
@@ -197,9 +131,7 @@ def complete(tx: Transaction, claim: Claim, ending: Ending) -> Mission | None:
     return _ended(tx, claim, mission, Outcome.COMPLETED, EventType.COMPLETED, ending, None)
 
 
-def fail(
-    tx: Transaction, claim: Claim, failure: Failure, ending: Ending, *, backoff_seconds: float
-) -> Mission | None:
+def fail(tx: Transaction, claim: Claim, failure: Failure, ending: Ending, *, backoff_seconds: float) -> Mission | None:
     """running → failed, or → queued with back-off while attempts are left and another could succeed.
 
     Args:
@@ -325,9 +257,7 @@ def ask(
         "asked_at": clock.as_text(tx.now),
         "deadline_at": clock.as_text(deadline_at) if deadline_at else None,
     }
-    mission = _update(
-        tx, _fenced(claim) & (Mission.status == Status.RUNNING), status=Status.NEEDS_INPUT, question=body
-    )
+    mission = _update(tx, _fenced(claim) & (Mission.status == Status.RUNNING), status=Status.NEEDS_INPUT, question=body)
     if mission is not None:
         record_mission_event(tx, mission, EventType.NEEDS_INPUT, body)
     return mission

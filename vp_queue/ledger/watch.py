@@ -95,9 +95,8 @@ class ChangeWatch:
 
     def _follow(self, inotify: int | None, names: set[bytes]) -> None:
         # Never creates the file: an empty one in the place of a removed ledger would pass for a new ledger.
-        connection = cysqlite.connect(
-            str(self._path), flags=cysqlite.SQLITE_OPEN_READWRITE, timeout=database.BEGIN_WAIT_SECONDS
-        )
+        flags = getattr(cysqlite, "SQLITE_OPEN_READWRITE")  # noqa: B009  made at run time, unknown to mypy
+        connection = cysqlite.connect(str(self._path), flags=flags, timeout=database.BEGIN_WAIT_SECONDS)
         try:
             seen = _version(connection)
             self._ready.set()
@@ -120,7 +119,7 @@ class ChangeWatch:
 
 
 def _version(connection: cysqlite.Connection) -> int:
-    return int(connection.execute("PRAGMA data_version").fetchone()[0])
+    return int(connection.pragma("data_version"))
 
 
 def _open_inotify(folder: Path) -> int | None:
@@ -154,7 +153,7 @@ def _await_write(inotify: int | None, names: set[bytes]) -> bool:
 
 
 def _names_written(inotify: int) -> set[bytes]:
-    names = set()
+    names: set[bytes] = set()
     try:
         data = os.read(inotify, 65536)
     except BlockingIOError:

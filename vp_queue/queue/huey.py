@@ -25,7 +25,7 @@ _tasks: dict[str, TaskWrapper] = {}
 _lock = threading.Lock()
 
 
-class VpHuey(SqliteHuey):  # type: ignore[misc]
+class VpHuey(SqliteHuey):
     """A SqliteHuey whose consumer is set up by the VP's profile, not by command-line flags."""
 
     concurrency = 1

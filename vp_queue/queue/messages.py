@@ -32,7 +32,7 @@ def parse_wake_up_id(task_id: object) -> tuple[str, int] | None:
     return (match[1], int(match[2])) if match else None
 
 
-class JsonSerializer(Serializer):  # type: ignore[misc]
+class JsonSerializer(Serializer):
     """Huey's values as tagged JSON."""
 
     def _serialize(self, data: Any) -> bytes:
@@ -86,11 +86,23 @@ def check_wake_up(data: bytes) -> str | None:
     parsed = parse_wake_up_id(task_id)
     if parsed is None or arguments != list(parsed) or type(arguments[1]) is not int:
         return "not the arguments of run_mission"
-    if fields.keys() - {"id", "name", "args", "priority", "expires", "expires_resolved", "retries", "retry_delay", "retry_backoff"}:
+    if fields.keys() - {
+        "id",
+        "name",
+        "args",
+        "priority",
+        "expires",
+        "expires_resolved",
+        "retries",
+        "retry_delay",
+        "retry_backoff",
+    }:
         return "a message with parts that vp-queue never writes"
     if any(fields.get(key) for key in ("retries", "retry_delay", "retry_backoff")):
         return "a message that asks Huey to retry"
-    if not _is_instant(fields.get("expires"), aware=True) or not _is_instant(fields.get("expires_resolved"), aware=False):
+    if not _is_instant(fields.get("expires"), aware=True) or not _is_instant(
+        fields.get("expires_resolved"), aware=False
+    ):
         return "a message with no valid time of expiry"
     return None
 

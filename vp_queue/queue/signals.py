@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from huey import SqliteHuey
-from huey import signals as S  # noqa: N812  Huey's own convention
+from huey import signals as S
 from huey.api import Task
 
 from vp_queue import clock

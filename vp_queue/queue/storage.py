@@ -52,7 +52,7 @@ STALE_REVOCATIONS: Final = (
 )
 
 
-class LedgerStorage(CySqliteStorage):  # type: ignore[misc]
+class LedgerStorage(CySqliteStorage):
     """The queue tables inside the ledger's database and transactions."""
 
     blocking = True  # dequeue waits for a commit instead of being polled at up to 10 s intervals
@@ -163,7 +163,7 @@ class LedgerStorage(CySqliteStorage):  # type: ignore[misc]
 
 
 def _problem(data: Any) -> str | None:
-    return check_wake_up(data) if isinstance(data, bytes | memoryview) else "not bytes"
+    return check_wake_up(data) if isinstance(data, bytes) else "not bytes"
 
 
 def _foreign(data: bytes, vp_id: str) -> str | None:

@@ -8,7 +8,6 @@ the file: bytes that no longer match are withheld.
 
 from __future__ import annotations
 
-import base64
 import codecs
 import errno
 import hashlib
@@ -19,14 +18,12 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
 from vp_queue.contracts import limits as contract
 from vp_queue.contracts.paths import check_relative_path, has_control_characters, matches_any, printable
-from vp_queue.errors import ArtifactNotFound
 from vp_queue.worker import confined
 from vp_queue.worker.confined import closing
-from vp_queue.worker.workspace import WORK_PRODUCTS, relative_attempt_path
 
 # Left out by name, folders and files alike: version control and what tools can make again.
 EXCLUDED_NAMES: Final = frozenset(
@@ -127,28 +124,6 @@ class Collection:
     artifacts: tuple[Artifact, ...]
     skipped: tuple[Skipped, ...]
     skipped_total: int
-
-
-class Stored(Protocol):
-    """What the ledger keeps of an artifact; :class:`Artifact` and its table row both fit."""
-
-    @property
-    def path(self) -> str: ...
-    @property
-    def size(self) -> int: ...
-    @property
-    def sha256(self) -> str: ...
-
-
-@dataclass(frozen=True)
-class Content:
-    """An artifact's content for an answer; ``bytes_used`` counts ``content`` as UTF-8."""
-
-    content: str | None
-    encoding: Literal["utf-8", "base64"] | None
-    truncated: bool
-    problem: Literal["changed", "missing"] | None
-    bytes_used: int
 
 
 def collect(work_products: Path, *, limits: ArtifactLimits = ArtifactLimits()) -> Collection:
@@ -316,10 +291,10 @@ def media_type(path: str, head: bytes, *, whole: bool) -> str:
     known = _MEDIA_TYPES.get(os.path.splitext(path)[1].lower())
     if known:
         return known
-    return "application/octet-stream" if _as_text(head, whole=whole) is None else "text/plain"
+    return "application/octet-stream" if as_text(head, whole=whole) is None else "text/plain"
 
 
-def _as_text(data: bytes, *, whole: bool) -> str | None:
+def as_text(data: bytes, *, whole: bool) -> str | None:
     """The text of UTF-8 bytes (an incomplete last character is cut if there is more to come), or None."""
     if b"\0" in data:
         return None
@@ -339,95 +314,3 @@ def missing_required(collection: Collection, patterns: Sequence[str]) -> list[st
     """
     paths = [artifact.path for artifact in collection.artifacts]
     return [pattern for pattern in patterns if not matches_any(paths, pattern)]
-
-
-def read_content(root: Path, vp_id: str, mission_id: str, artifact: Stored, attempt: int, max_bytes: int) -> Content:
-    """Read an artifact for an answer, provided it still is what was published.
-
-    The whole file is hashed while only its beginning is kept, so memory is bounded by ``max_bytes``.
-
-    Args:
-        root: the workspaces root.
-        vp_id: the VP.
-        mission_id: the mission.
-        artifact: as the ledger recorded it.
-        attempt: the attempt that published it.
-        max_bytes: how many bytes ``content`` may take (base64 counted as text).
-
-    Returns:
-        Text cut at a character's boundary, or base64. ``problem`` "missing": gone, or a link or
-        special file by now; "changed": other bytes than the recorded hash. Content is withheld then.
-    """
-    try:
-        opened = _open_published(root, vp_id, mission_id, attempt, artifact.path)
-    except (OSError, ValueError):
-        return Content(None, None, False, "missing", 0)
-    with closing(opened):
-        head = _verified_head(opened, artifact, max_bytes)
-    if head is None:
-        return Content(None, None, False, "changed", 0)
-    text = _as_text(head, whole=len(head) == artifact.size)
-    if text is not None:
-        return Content(text, "utf-8", len(head) < artifact.size, None, len(text.encode()))
-    kept = head[: max_bytes // 4 * 3]
-    encoded = base64.b64encode(kept).decode()
-    return Content(encoded, "base64", len(kept) < artifact.size, None, len(encoded))
-
-
-def open_artifact(
-    root: Path, vp_id: str, mission_id: str, attempt: int, path: str, expected: Stored | None = None
-) -> int:
-    """Open an artifact to hand out its raw bytes (HTTP, ``vp artifacts --save``).
-
-    Args:
-        root: the workspaces root.
-        vp_id: the VP.
-        mission_id: the mission.
-        attempt: the attempt that published it.
-        path: relative to work_products/.
-        expected: the ledger's record; if given, the whole file is hashed first and must match it.
-            Without it a file with a second (hard) link is refused, for want of another proof.
-
-    Returns:
-        A descriptor (close-on-exec) at the file's beginning; the caller closes it.
-
-    Raises:
-        ArtifactNotFound: it is gone, is no regular file any more, or does not match ``expected``.
-    """
-    try:
-        opened = _open_published(root, vp_id, mission_id, attempt, path)
-    except (OSError, ValueError) as error:
-        raise ArtifactNotFound(field="path") from error
-    try:
-        if expected is None and os.fstat(opened).st_nlink != 1:
-            raise ArtifactNotFound("The file has a second (hard) link by now; it is not handed out.", field="path")
-        if expected is not None and _verified_head(opened, expected, 0) is None:
-            raise ArtifactNotFound("The file no longer matches its recorded hash; it is withheld.", field="path")
-        os.lseek(opened, 0, os.SEEK_SET)
-        os.set_blocking(opened, True)
-    except BaseException:
-        os.close(opened)
-        raise
-    return opened
-
-
-def _open_published(root: Path, vp_id: str, mission_id: str, attempt: int, path: str) -> int:
-    base = f"{relative_attempt_path(vp_id, mission_id, attempt)}/{WORK_PRODUCTS}"
-    *parents, name = check_relative_path(path).split("/")
-    with (
-        closing(confined.open_trusted(root, confined.SEARCH)) as trusted,
-        closing(confined.open_folder(trusted, base, confined.SEARCH)) as top,
-        closing(confined.open_folder(top, "/".join(parents), confined.SEARCH) if parents else os.dup(top)) as folder,
-    ):
-        return confined.open_regular(folder, name.encode())[0]
-
-
-def _verified_head(opened: int, expected: Stored, keep_bytes: int) -> bytes | None:
-    """The first bytes of a file whose size and hash match the record; else None."""
-    if os.fstat(opened).st_size != expected.size:
-        return None
-    digest, head = hashlib.sha256(), bytearray()
-    for piece in confined.chunks(opened, expected.size):
-        digest.update(piece)
-        head += piece[: max(0, keep_bytes - len(head))]
-    return bytes(head) if digest.hexdigest() == expected.sha256 else None

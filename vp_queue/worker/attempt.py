@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from vp_queue import clock
-from vp_queue.ledger.transitions import Claim
+from vp_queue.ledger.records import Claim
 
 
 class StopReason(StrEnum):
@@ -30,7 +30,8 @@ class RunningAttempt:
         self._lock = threading.Lock()
         self._reason: StopReason | None = None
         # Readable once the attempt must stop, so that select() in the runner wakes at once.
-        self.wake_fd, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self.wake_fd, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._wake_write: int | None = wake_write
 
     @property
     def stop_reason(self) -> StopReason | None:

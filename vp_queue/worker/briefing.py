@@ -32,7 +32,11 @@ def briefing(mission: Mission) -> str:
     )
     parts.append("## Deliver\n\n" + "\n".join(f"- {line}" for line in deliver))
     if mission.budget:
-        lines = [f"- at most {mission.budget[key]:g} {words}" for key, words in _BUDGET_WORDS.items() if key in mission.budget]
+        lines = [
+            f"- at most {mission.budget[key]:g} {words}"
+            for key, words in _BUDGET_WORDS.items()
+            if key in mission.budget
+        ]
         parts.append("## Budget\n\nThe worker ends the mission at these limits.\n\n" + "\n".join(lines))
     return "\n\n".join(parts) + "\n"
 

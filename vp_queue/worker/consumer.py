@@ -11,7 +11,7 @@ from vp_queue.config import Profile, Settings
 from vp_queue.contracts import WorkerState
 from vp_queue.errors import VpError
 from vp_queue.ledger import database, fleet
-from vp_queue.ledger.transitions import WorkerIdentity
+from vp_queue.ledger.records import WorkerIdentity
 from vp_queue.worker import runner
 from vp_queue.worker.attempt import RunningAttempt, StopReason
 from vp_queue.worker.lease import LeaseKeeper

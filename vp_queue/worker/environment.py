@@ -45,8 +45,6 @@ def program_environment(
 def secrets_of(environment: Mapping[str, str]) -> tuple[str, ...]:
     """The values of variables whose names look secret, longest first, to be redacted from log text."""
     values = {
-        value
-        for name, value in environment.items()
-        if _SECRET_NAME.search(name) and len(value) >= SHORTEST_SECRET
+        value for name, value in environment.items() if _SECRET_NAME.search(name) and len(value) >= SHORTEST_SECRET
     }
     return tuple(sorted(values, key=len, reverse=True))

@@ -25,7 +25,7 @@ from vp_queue.executors.base import Brief, ExecutorFailure, Stopped
 from vp_queue.ledger import database, leases, transitions
 from vp_queue.ledger.database import Transaction
 from vp_queue.ledger.models import Mission
-from vp_queue.ledger.transitions import Ending, Failure, WorkerIdentity
+from vp_queue.ledger.records import Ending, Failure, WorkerIdentity
 from vp_queue.queue import huey
 from vp_queue.worker import artifacts, log
 from vp_queue.worker.artifacts import Collection
@@ -264,7 +264,9 @@ class AttemptRunner:
             return
 
 
-def claim(mission_id: str, attempt: int, worker: WorkerIdentity, lease_seconds: float) -> tuple[Mission, RunningAttempt] | None:
+def claim(
+    mission_id: str, attempt: int, worker: WorkerIdentity, lease_seconds: float
+) -> tuple[Mission, RunningAttempt] | None:
     """Claim the attempt a wake-up named, or None if that wake-up is stale, a duplicate or cancelled."""
     with database.write_transaction() as tx:
         claimed = transitions.claim(tx, mission_id, attempt, worker, lease_seconds)

@@ -21,6 +21,7 @@ from vp_queue.contracts import limits as contract
 from vp_queue.contracts.paths import printable
 from vp_queue.errors import ArtifactNotFound
 from vp_queue.worker import artifacts, confined
+from vp_queue.worker import published as reading
 from vp_queue.worker.artifacts import Artifact, ArtifactLimits, Collection, collect, missing_required
 from vp_queue.worker.workspace import prepare
 
@@ -79,8 +80,8 @@ def published(root: Path, products: Path, path: str, content: str | bytes) -> Ar
     return next(artifact for artifact in collect(products).artifacts if artifact.path == path)
 
 
-def read(root: Path, artifact: Artifact, max_bytes: int = 200_000) -> artifacts.Content:
-    return artifacts.read_content(root, VP, MISSION, artifact, 1, max_bytes)
+def read(root: Path, artifact: Artifact, max_bytes: int = 200_000) -> reading.Content:
+    return reading.read_content(root, VP, MISSION, artifact, 1, max_bytes)
 
 
 # Collecting
@@ -392,7 +393,7 @@ def test_a_hostile_glob_is_answered_quickly(products: Path) -> None:
 
 def test_text_comes_back_as_text(root: Path, products: Path) -> None:
     content = read(root, published(root, products, "docs/a.md", "# Grüße"))
-    assert content == artifacts.Content("# Grüße", "utf-8", False, None, 9)
+    assert content == reading.Content("# Grüße", "utf-8", False, None, 9)
 
 
 @pytest.mark.parametrize(
@@ -433,9 +434,9 @@ def test_changed_bytes_are_withheld(root: Path, products: Path, change: str) -> 
     artifact = published(root, products, "a", "x" * 1_000)
     after = {"same size": "y" * 1_000, "longer": "x" * 1_001, "shorter": "x" * 999, "past the cut": "x" * 999 + "y"}
     put(products, "a", after[change])
-    assert read(root, artifact, 256) == artifacts.Content(None, None, False, "changed", 0)
+    assert read(root, artifact, 256) == reading.Content(None, None, False, "changed", 0)
     with pytest.raises(ArtifactNotFound):
-        artifacts.open_artifact(root, VP, MISSION, 1, "a", expected=artifact)
+        reading.open_artifact(root, VP, MISSION, 1, "a", expected=artifact)
 
 
 @pytest.mark.parametrize("exchange", ["gone", "link", "folder", "fifo", "middle link", "top link", "mission link"])
@@ -455,9 +456,9 @@ def test_what_is_no_longer_a_plain_file_is_missing(root: Path, tmp_path: Path, p
         file.mkdir()
     elif exchange == "fifo":
         os.mkfifo(file)
-    assert read(root, artifact) == artifacts.Content(None, None, False, "missing", 0)
+    assert read(root, artifact) == reading.Content(None, None, False, "missing", 0)
     with pytest.raises(ArtifactNotFound):
-        artifacts.open_artifact(root, VP, MISSION, 1, "sub/a")
+        reading.open_artifact(root, VP, MISSION, 1, "sub/a")
 
 
 @pytest.mark.parametrize(
@@ -467,21 +468,21 @@ def test_no_path_reads_outside_work_products(root: Path, products: Path, secret:
     sample = published(root, products, "sub/a", "x")
     assert read(root, replace(sample, path=path)).problem == "missing"
     with pytest.raises(ArtifactNotFound):
-        artifacts.open_artifact(root, VP, MISSION, 1, path)
+        reading.open_artifact(root, VP, MISSION, 1, path)
 
 
 def test_ids_cannot_lead_outside(root: Path, products: Path) -> None:
     artifact = published(root, products, "a", "x")
     for vp_id, mission_id, attempt in (("../x", MISSION, 1), (VP, "../../x", 1), (VP, MISSION, -1), (VP, MISSION, 2)):
-        assert artifacts.read_content(root, vp_id, mission_id, artifact, attempt, 256).problem == "missing"
+        assert reading.read_content(root, vp_id, mission_id, artifact, attempt, 256).problem == "missing"
         with pytest.raises(ArtifactNotFound):
-            artifacts.open_artifact(root, vp_id, mission_id, attempt, "a")
+            reading.open_artifact(root, vp_id, mission_id, attempt, "a")
 
 
 def test_an_opened_artifact_starts_at_its_beginning_and_blocks(root: Path, products: Path) -> None:
     artifact = published(root, products, "sub/a", "content")
     for expected in (None, artifact):
-        opened = artifacts.open_artifact(root, VP, MISSION, 1, "sub/a", expected=expected)
+        opened = reading.open_artifact(root, VP, MISSION, 1, "sub/a", expected=expected)
         with confined.closing(opened):
             assert os.read(opened, 100) == b"content"
             assert os.get_blocking(opened)
@@ -493,7 +494,7 @@ def test_without_a_hash_to_prove_it_a_hard_link_is_not_opened(root: Path, produc
     (products / "a").unlink()
     os.link(secret, products / "a")
     with pytest.raises(ArtifactNotFound, match="hard"):
-        artifacts.open_artifact(root, VP, MISSION, 1, "a")
+        reading.open_artifact(root, VP, MISSION, 1, "a")
     assert read(root, artifact).content == SECRET  # the published bytes, whatever the inode
 
 
@@ -536,7 +537,7 @@ def test_a_renaming_program_never_gets_a_secret_read(root: Path, tmp_path: Path,
                 naive.add((products / "sub/a").read_text())
             seen.add(read(root, artifact))
             try:
-                with confined.closing(artifacts.open_artifact(root, VP, MISSION, 1, "sub/a")) as opened:
+                with confined.closing(reading.open_artifact(root, VP, MISSION, 1, "sub/a")) as opened:
                     raw.add(os.read(opened, 100).decode())
             except ArtifactNotFound:
                 pass

@@ -1,0 +1,1 @@
+"""The ``vp`` command. No logic here: each command calls a tool or a use case and prints what it answers."""

@@ -1,0 +1,135 @@
+"""vps, pause, resume, worker, keeper."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import click
+
+from vp_queue import config, fleet_admin, missions, supervision, tools
+from vp_queue.cli import output
+
+
+@click.command("vps")
+@output.json_option
+def vps_command(as_json: bool) -> None:
+    """Show the VPs: queue depth, workers, availability.
+
+    \b
+    Example:
+      vp vps
+    """
+    answer = output.checked(tools.vp_list_vps())
+    if as_json:
+        output.print_json(answer)
+    else:
+        show_vps(answer["vps"])
+
+
+@click.command("pause")
+@click.argument("vp_id")
+@click.option("--reason", help="Why; shown by `vp vps`.")
+@output.json_option
+def pause_command(vp_id: str, reason: str | None, as_json: bool) -> None:
+    """Take nothing more from a VP's queue.
+
+    What runs goes on, and dispatches still queue up.
+
+    \b
+    Example:
+      vp pause vp.coder.primary --reason "API quota"
+    """
+    _answered(fleet_admin.pause(vp_id, reason), f"{vp_id} is paused. Resume: vp resume {vp_id}", as_json)
+
+
+@click.command("resume")
+@click.argument("vp_id")
+@output.json_option
+def resume_command(vp_id: str, as_json: bool) -> None:
+    """Take from a VP's queue again.
+
+    \b
+    Example:
+      vp resume vp.coder.primary
+    """
+    _answered(fleet_admin.resume(vp_id), f"{vp_id} takes missions from its queue.", as_json)
+
+
+@click.command("worker")
+@click.argument("vp_id")
+@output.json_option
+def worker_command(vp_id: str, as_json: bool) -> None:
+    """Run one VP's consumer in the foreground.
+
+    Becomes huey_consumer; TERM stops it in good order (missions are released), INT (Ctrl-C) lets running
+    missions finish. --json concerns errors only.
+
+    \b
+    Example:
+      vp worker vp.general.primary
+    """
+    command, environment = supervision.consumer(missions.ready(), vp_id)
+    sys.stdout.flush()
+    os.execve(command[0], command, environment)
+
+
+@click.command("keeper")
+@output.json_option
+def keeper_command(as_json: bool) -> None:
+    """Run the keeper, which repairs, in the foreground.
+
+    It requeues what crashed workers left, enqueues what is due and expires what is late. --json concerns
+    errors only.
+
+    \b
+    Example:
+      vp keeper
+    """
+    import logging
+
+    from vp_queue.keeper import recovery
+
+    logging.basicConfig(level=logging.INFO, format="[%(asctime)s] %(levelname)s:%(name)s:%(message)s")
+    recovery.main(missions.ready(config.load()))
+
+
+def _answered(answer: dict[str, Any], text: str, as_json: bool) -> None:
+    if as_json:
+        output.print_json(answer)
+    else:
+        click.echo(text)
+
+
+def show_vps(vps: list[dict[str, Any]]) -> None:
+    """The roster for people."""
+    output.table(
+        ("VP", "queued", "running", "workers", "heartbeat", "state"),
+        ((vp["vp_id"], vp["queued"], vp["running"], len(vp["workers"]), heartbeat(vp["workers"]), state(vp)) for vp in vps),
+        last_column_folds=True,
+    )
+
+
+def heartbeat(workers: list[dict[str, Any]]) -> str:
+    """How long ago the last of these workers gave a sign of life."""
+    newest = max((worker["heartbeat_at"] for worker in workers), default=None)
+    return f"{output.age(newest)} ago" if newest else "–"
+
+
+def state(vp: dict[str, Any]) -> str:
+    """Whether a VP works, or why not."""
+    words = []
+    if not vp["enabled"]:
+        words.append("disabled")
+    if vp["paused"]:
+        words.append(f"paused{': ' + vp['pause_reason'] if vp['pause_reason'] else ''}")
+    if vp["draining"]:
+        words.append("draining")
+    if vp["needs_input"]:
+        words.append(f"{vp['needs_input']} need input")
+    if not vp["available"]["ok"]:
+        words.append(vp["available"]["reason"] or "not available")
+    if vp["enabled"] and not vp["workers"]:
+        words.append("no worker: run vp up")
+    return output.line("; ".join(words) or "ready", 400)

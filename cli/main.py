@@ -1,0 +1,144 @@
+"""``vp``: the group of commands, and the one place where errors become messages and exit codes.
+
+Commands are imported when they are used, so that ``vp --help`` and completion stay fast. Click runs
+without its own error handling, because with ``--json`` an error too is one JSON document on stdout.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, Final
+
+import click
+
+from vp_queue import __version__
+
+# name → (module, what it does in a line). The command itself is the module's attribute of that name.
+COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "init": ("setup", "Set up VP_HOME: configuration, token, ledger."),
+    "up": ("services", "Start the keeper and a consumer per VP under supervisord."),
+    "down": ("services", "Stop everything that `vp up` started."),
+    "status": ("services", "Show supervisord's programs, VPs, keeper and ledger."),
+    "doctor": ("setup", "Check the installation and say what to do."),
+    "dispatch": ("dispatching", "Delegate a mission to a VP."),
+    "get": ("missions", "Show one mission with its attempts and events."),
+    "list": ("missions", "List missions, newest first."),
+    "wait": ("missions", "Wait until a mission ends."),
+    "cancel": ("missions", "Cancel a mission."),
+    "retry": ("missions", "Dispatch an ended mission again."),
+    "artifacts": ("artifacts", "List, show or save what a mission made."),
+    "events": ("feed", "Show or follow the event feed."),
+    "logs": ("feed", "Show or follow what a mission's program prints."),
+    "vps": ("fleet", "Show the VPs: queue depth, workers, availability."),
+    "pause": ("fleet", "Take nothing more from a VP's queue."),
+    "resume": ("fleet", "Take from a VP's queue again."),
+    "worker": ("fleet", "Run one VP's consumer in the foreground."),
+    "keeper": ("fleet", "Run the keeper, which repairs, in the foreground."),
+    "migrate": ("setup", "Bring the ledger to this version's schema."),
+    "schema": ("setup", "Print the JSON Schemas of a tool."),
+    "completion": ("setup", "Print the shell's completion script."),
+}
+INTERRUPTED: Final = 130
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module only when that command is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"vp_queue.cli.{COMMANDS[cmd_name][0]}")
+        command: click.Command = getattr(module, f"{cmd_name}_command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="vp")
+def vp() -> None:
+    """Delegate long work to VPs (agents with a queue of their own), and watch over it.
+
+    \b
+    A first mission:
+      vp init
+      vp up --detach
+      vp dispatch vp.general.primary "Write a poem about queues" --wait
+
+    Every command takes --json (the tools' own JSON) and --help (with an example). Exit codes: 0 ok,
+    1 the mission did not complete, 2 usage, 3 not found, 4 refused, 5 wait timed out, 70 internal
+    error, 75 try again.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The console script: runs a command and exits with its code."""
+    args = list(sys.argv[1:] if arguments is None else arguments)
+    sys.exit(run(args))
+
+
+def run(args: list[str]) -> int:
+    """Run a command; what went wrong is printed, as JSON on stdout where ``--json`` was asked for."""
+    as_json = "--json" in (args[: args.index("--")] if "--" in args else args)
+    try:
+        code = vp.main(args=args, prog_name="vp", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except click.exceptions.Exit as leaving:
+        return leaving.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Interrupted.", err=True)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader (`| head`) has what it wanted. Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except click.ClickException as error:
+        return _usage(error, as_json)
+    except Exception as error:
+        return _failed(error, as_json)
+
+
+def _usage(error: click.ClickException, as_json: bool) -> int:
+    if not as_json:
+        error.show()
+        return 2
+    from vp_queue.cli import output
+    from vp_queue.errors import ValidationError
+
+    parameter = getattr(error, "param", None)
+    field = getattr(parameter, "name", None)
+    return output.failure(ValidationError(error.format_message(), field=field).as_dict(), as_json=True)
+
+
+def _failed(error: Exception, as_json: bool) -> int:
+    from vp_queue.cli import output
+    from vp_queue.errors import InternalError, VpError
+
+    if isinstance(error, output.ToolFailed):
+        return output.failure(error.error, as_json)
+    if isinstance(error, VpError):
+        return output.failure(error.as_dict(), as_json)
+    return output.failure(_unexpected(error, InternalError).as_dict(), as_json)
+
+
+def _unexpected(error: Exception, kind: Any) -> Any:
+    import logging
+
+    from vp_queue import clock
+
+    error_id = clock.new_token()[:12]
+    logging.getLogger("vp_queue.cli").error("error id %s", error_id, exc_info=error)
+    return kind(f"vp failed inside: {type(error).__name__}; the traceback has error id {error_id}.", error_id=error_id)
+
+
+if __name__ == "__main__":
+    main()

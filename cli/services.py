@@ -1,0 +1,100 @@
+"""up, down, status."""
+
+from __future__ import annotations
+
+import click
+
+from vp_queue import config, fleet_admin, supervision
+from vp_queue.cli import output
+from vp_queue.cli.fleet import heartbeat, show_vps
+
+
+@click.command("up")
+@click.option("--detach", is_flag=True, help="Return when everything runs, and leave it running.")
+@output.json_option
+def up_command(detach: bool, as_json: bool) -> None:
+    """Start the keeper and a consumer per VP under supervisord.
+
+    In the foreground, Ctrl-C stops everything in order. If supervisord runs already, this brings it up to
+    date with vp_queue.toml (VPs added, removed, disabled), starts what stopped, and says what changed. A
+    consumer that runs keeps the profile it started with.
+
+    \b
+    Example:
+      vp up --detach
+    """
+    if as_json and not detach:
+        raise click.UsageError("--json needs --detach: in the foreground supervisord's log is what is printed.")
+    answer = supervision.up(config.load(), detach)
+    if as_json:
+        output.print_json({"ok": True, **answer})
+        return
+    click.echo(f"supervisord {'started' if answer['started'] else 'runs already'} (pid {answer['supervisord']['pid']}).")
+    for what, names in answer["changes"].items():
+        if names and not answer["started"]:
+            click.echo(f"{what}: {', '.join(names)}")
+    if not answer["started"] and not any(answer["changes"].values()):
+        click.echo("Nothing had changed.")
+    _show_programs(answer)
+
+
+@click.command("down")
+@output.json_option
+def down_command(as_json: bool) -> None:
+    """Stop everything that `vp up` started.
+
+    Running missions are released: their programs are ended, and they run again after the next `vp up`.
+
+    \b
+    Example:
+      vp down
+    """
+    answer = supervision.down(config.load())
+    if as_json:
+        output.print_json({"ok": True, **answer})
+    elif answer["was_running"]:
+        click.echo(f"Stopped supervisord and {', '.join(answer['stopped']) or 'no programs'}.")
+    else:
+        click.echo("supervisord is not running.")
+
+
+@click.command("status")
+@output.json_option
+def status_command(as_json: bool) -> None:
+    """Show supervisord's programs, VPs, keeper and ledger.
+
+    \b
+    Example:
+      vp status --json
+    """
+    settings = config.load()
+    answer = fleet_admin.status(settings, supervision.report(settings))
+    if as_json:
+        output.print_json(answer)
+        return
+    daemon, ledger = answer["supervisord"], answer["ledger"]
+    keeper = f"last heartbeat {heartbeat(answer['keepers'])}" if answer["keepers"] else "none running"
+    output.fields(
+        [
+            ("supervisord", f"{daemon['state']}, pid {daemon['pid']}" if daemon else "not running (start it: vp up --detach)"),
+            ("keeper", keeper),
+            ("ledger", ledger["path"] + ("" if ledger["exists"] else " (not there yet: vp init)")),
+            ("", ledger["error"] and ledger["error"]["message"]),
+        ]
+    )
+    if answer["programs"]:
+        click.echo()
+        _show_programs(answer)
+    if answer["vps"]:
+        click.echo()
+        show_vps(answer["vps"])
+
+
+def _show_programs(answer: dict[str, object]) -> None:
+    programs = answer["programs"]
+    assert isinstance(programs, list)
+    output.table(
+        ("program", "state", "pid", "uptime", "log"),
+        ((p["name"], p["state"], p["pid"] or "–", output.duration(p["uptime_seconds"]), p["log"]) for p in programs),
+        last_column_folds=True,
+    )

@@ -1,0 +1,242 @@
+"""``vp doctor``: looks at everything an installation needs, and says what to do about what is wrong.
+
+A check is data: ``{name, ok, detail, fix}``; ``ok`` is true, false (something will not work) or null
+(a warning, or not known). Nothing is made or changed: on a machine without a VP_HOME it says so.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from vp_queue import __version__, clock, missions
+from vp_queue.config import Profile, Settings
+from vp_queue.errors import VpError
+from vp_queue.executors import registry
+from vp_queue.ledger import database, schema
+from vp_queue.worker import procfs
+
+Check = dict[str, Any]
+
+WAL_RESET_FIXED: Final = (3, 51, 3)
+LOW_SPACE_BYTES: Final = 1024**3
+NO_SPACE_BYTES: Final = 50 * 1024**2
+KEEPER_SILENT_SECONDS: Final = 30.0
+# SQLite's WAL needs shared memory and honest POSIX locks; over a network it corrupts.
+NETWORK_FILE_SYSTEMS: Final = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "sshfs", "fuse.sshfs", "davfs"}
+)
+MEMORY_FILE_SYSTEMS: Final = frozenset({"tmpfs", "ramfs"})
+
+
+def check(name: str, ok: bool | None, detail: str, fix: str | None = None) -> Check:
+    """One finding; ``fix`` says what to do unless ``ok`` is true."""
+    return {"name": name, "ok": ok, "detail": detail, "fix": None if ok else fix}
+
+
+def examine(settings: Settings, supervised: Mapping[str, Any]) -> list[Check]:
+    """All checks.
+
+    Args:
+        supervised: ``supervision.report``.
+    """
+    checks = [*_versions(), *_home(settings), *_ledger(settings), _cgroup(), *_processes(settings, supervised)]
+    for profile in settings.vps.values():
+        checks += _vp(settings, profile)
+    return checks
+
+
+def _versions() -> Iterator[Check]:
+    yield check("Python", True, f"{platform.python_version()} ({platform.system()} {platform.machine()})")
+    yield check("vp-queue", True, __version__)
+    version = database.versions()["cysqlite"]
+    fixed = tuple(int(part) for part in version.split(".")[:3]) >= WAL_RESET_FIXED
+    yield check(
+        "SQLite",
+        True if fixed else None,
+        f"{version} (cysqlite)" + ("" if fixed else ": has the WAL-reset bug, a rare corruption"),
+        "Upgrade cysqlite, whose wheels carry SQLite 3.51.3 or newer: pip install --upgrade cysqlite",
+    )
+
+
+# --- VP_HOME ------------------------------------------------------------------------------------
+
+
+def _home(settings: Settings) -> Iterator[Check]:
+    home = settings.home
+    source = (
+        str(settings.config_path) if settings.config_exists else "no vp_queue.toml: the built-in profiles are in force"
+    )
+    yield check("configuration", True, source)
+    if not home.is_dir():
+        yield check("VP_HOME", False, f"{home} does not exist yet", "Run: vp init")
+        return
+    yield _private("VP_HOME", home, 0o077, f'chmod 700 "{home}"')
+    yield _file_system(home)
+    free = shutil.disk_usage(home).free
+    yield check(
+        "disk space",
+        False if free < NO_SPACE_BYTES else None if free < LOW_SPACE_BYTES else True,
+        f"{free / 1024**3:.1f} GiB free",
+        f"Free some space on the disk of {home}: a full one stops every mission.",
+    )
+    if settings.token_path.exists():
+        yield _private("token", settings.token_path, 0o077, f'chmod 600 "{settings.token_path}"')
+    else:
+        yield check("token", None, "there is none yet; the web face needs it", "Run: vp init")
+
+
+def _private(name: str, path: Path, forbidden_bits: int, command: str) -> Check:
+    found = path.stat()
+    mode = stat.S_IMODE(found.st_mode)
+    if found.st_uid != os.geteuid():
+        detail = f"{path} belongs to user {found.st_uid}; this is user {os.geteuid()}"
+        return check(name, False, detail, "Run vp as the user who owns it, or choose another VP_HOME.")
+    open_to_others = bool(mode & forbidden_bits)
+    return check(name, not open_to_others, f"{path} ({mode:04o})", f"Others may read or write it. Run: {command}")
+
+
+def _file_system(path: Path) -> Check:
+    kind = file_system(path)
+    if kind in NETWORK_FILE_SYSTEMS or kind.startswith("fuse."):
+        fix = "SQLite loses data on network file systems: put VP_HOME on a local disk."
+        return check("file system", False if kind in NETWORK_FILE_SYSTEMS else None, f"{kind}, at {path}", fix)
+    if kind in MEMORY_FILE_SYSTEMS:
+        return check("file system", None, f"{kind}: gone after a restart", "Put VP_HOME on a disk.")
+    if kind == "overlay":
+        fix = "In a container this layer goes when the container goes: put VP_HOME on a volume."
+        return check("file system", None, kind, fix)
+    return check("file system", True if kind else None, kind or "unknown", "Make sure that VP_HOME is on a local disk.")
+
+
+def file_system(path: Path) -> str:
+    """The type of file system that holds a path; empty if the kernel does not say."""
+    real = os.path.realpath(path)
+    best, kind = "", ""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return ""
+    for line in lines:
+        before, _, after = line.partition(" - ")
+        mount = before.split(" ")[4].replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
+        # The last of equals: a later mount covers an earlier one.
+        if (real == mount or real.startswith(mount.rstrip("/") + "/")) and len(mount) >= len(best):
+            best, kind = mount, after.split(" ")[0]
+    return kind
+
+
+# --- the ledger ---------------------------------------------------------------------------------
+
+
+def _ledger(settings: Settings) -> Iterator[Check]:
+    path = settings.database_path
+    try:
+        found = path.stat()
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        detail = f"{path} does not exist yet" if missing else f"{path}: {error.strerror}"
+        yield check(
+            "ledger", None if missing else False, detail, "Run: vp init" if missing else "Check its permissions."
+        )
+        return
+    yield check("ledger", True, f"{path} (inode {found.st_ino}, {found.st_size / 1024:.0f} KiB)")
+    if not found.st_size:
+        yield check("schema", None, "empty: nothing applied yet", "Run: vp migrate")
+        return
+    ledger = database.Ledger(path)
+    try:
+        with database.translated_errors(path):
+            mode = ledger.db.execute_sql("PRAGMA journal_mode").fetchone()[0]
+            pending = schema.pending(ledger.db, path)
+    except VpError as error:
+        yield check("schema", False, error.message, "Nothing is written to it until that is put right.")
+        return
+    finally:
+        ledger.db.close()
+    yield check("journal mode", mode == "wal", mode, "Stop everything (vp down), then run: vp migrate")
+    known = schema.known()
+    detail = f"pending: {', '.join(pending)}" if pending else f"{len(known)} applied, newest {known[-1]}"
+    yield check("schema", None if pending else True, detail, "Run: vp migrate")
+
+
+# --- processes ----------------------------------------------------------------------------------
+
+
+def _cgroup() -> Check:
+    parent = procfs._own_cgroup()
+    if parent is not None and os.access(parent, os.W_OK):
+        return check("cgroup v2", True, parent)
+    return check(
+        "cgroup v2",
+        None,
+        "none to write to" if parent is None else f"{parent} is not writable",
+        "Not needed: process trees are then found by descent, session and environment. To have the complete way, "
+        "run under systemd with Delegate=yes.",
+    )
+
+
+def _processes(settings: Settings, supervised: Mapping[str, Any]) -> Iterator[Check]:
+    daemon = supervised["supervisord"]
+    if daemon is None:
+        yield check("supervisord", None, "not running", "Run: vp up --detach (or vp worker and vp keeper yourself)")
+    else:
+        idle = [p["name"] for p in supervised["programs"] if p["state"] in ("BACKOFF", "FATAL", "EXITED")]
+        detail = f"pid {daemon['pid']}, {daemon['state']}" + (f"; failing: {', '.join(idle)}" if idle else "")
+        yield check("supervisord", not idle, detail, f"See {settings.logs_dir}")
+    if not _readable(settings):
+        return
+    heartbeats = [keeper.heartbeat_at for keeper in missions.keepers()]
+    if not heartbeats:
+        fix = "Without one, crashed missions stay as they are and later ones never become due. Run: vp up --detach"
+        yield check("keeper", None, "none running", fix)
+        return
+    silent = (clock.now() - max(heartbeats)).total_seconds()
+    fix = "It hangs or was killed: see logs/keeper.log under VP_HOME; `vp up` starts another."
+    yield check("keeper", silent < KEEPER_SILENT_SECONDS, f"last heartbeat {max(0, silent):.0f} s ago", fix)
+
+
+def _readable(settings: Settings) -> bool:
+    """Whether the ledger can be asked without making or migrating it."""
+    path = settings.database_path
+    if not path.exists() or not path.stat().st_size:
+        return False
+    ledger = database.Ledger(path)
+    try:
+        with database.translated_errors(path):
+            return not schema.pending(ledger.db, path)
+    except VpError:
+        return False
+    finally:
+        ledger.db.close()
+
+
+# --- VPs ----------------------------------------------------------------------------------------
+
+
+def _vp(settings: Settings, profile: Profile) -> Iterator[Check]:
+    name = profile.vp_id
+    if not profile.enabled:
+        yield check(name, None, "disabled", f"To use it, set enabled = true in {settings.config_path}")
+        return
+    available = registry.availability(profile.executor, profile.options)
+    runs = f"executor {profile.executor}, {profile.concurrency} at once"
+    if available.ok:
+        yield check(name, True, runs + (", and commands of missions" if profile.allow_commands else ""))
+    elif profile.allow_commands:
+        yield check(name, None, f"{runs}: commands of missions only", f"For other missions: {available.reason}")
+    else:
+        yield check(name, False, f"{runs}: cannot run", f"{available.reason}")
+    missing = [str(root) for root in profile.allowed_target_roots if not root.is_dir()]
+    if missing:
+        yield check(
+            f"{name} target roots",
+            False,
+            f"no such folder: {', '.join(missing)}",
+            "Make it, or correct allowed_target_roots.",
+        )

@@ -21,7 +21,19 @@ REFRESH_SECONDS: Final = 1.0
 QUIET_WAIT_SECONDS: Final = 30.0
 
 
-@click.command("dispatch")
+class DispatchCommand(click.Command):
+    """Lets ``--wait`` go without a value anywhere, not only at the end."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        for index, (arg, after) in enumerate(zip(args, [*args[1:], ""], strict=True)):
+            if arg == "--":
+                break
+            if arg == "--wait" and not after.replace(".", "", 1).isdecimal():
+                args[index] = f"--wait={UNTIL_IT_ENDS}"
+        return super().parse_args(ctx, args)
+
+
+@click.command("dispatch", cls=DispatchCommand)
 @click.argument("vp_id")
 @click.argument("objective")
 @click.option("--type", "mission_type", help='"task" (the default), or "command" with constraints.command.')
@@ -35,17 +47,22 @@ QUIET_WAIT_SECONDS: Final = 30.0
 @click.option("--session", help="Your session, to filter lists and events by.")
 @click.option("--metadata", multiple=True, metavar="KEY=VALUE", callback=pairs, help="Kept with it; repeatable.")
 @click.option(
-    "--wait", is_flag=False, flag_value=UNTIL_IT_ENDS, metavar="[SECONDS]", help="Wait for the end (so long), with progress."
+    "--wait", is_flag=False, flag_value=UNTIL_IT_ENDS, metavar="[SECONDS]", help="Wait for the end, with progress."
 )
 @output.json_option
 def dispatch_command(
-    vp_id: str, objective: str, key: str | None, session: str | None, wait: str | None, as_json: bool, **others: Any
+    vp_id: str,
+    objective: str,
+    key: str | None,
+    session: str | None,
+    wait: str | None,
+    as_json: bool,
+    **others: Any,
 ) -> int:
     """Delegate a mission to a VP.
 
     OBJECTIVE "-" reads it from standard input. Without --wait this returns at once. With --wait the exit
     code is 0 if it completed, 1 if it did not, 5 if the time was up; Ctrl-C leaves the mission running.
-    Put --wait without SECONDS last.
 
     \b
     Examples:

@@ -104,11 +104,11 @@ def _answered(answer: dict[str, Any], text: str, as_json: bool) -> None:
 
 def show_vps(vps: list[dict[str, Any]]) -> None:
     """The roster for people."""
-    output.table(
-        ("VP", "queued", "running", "workers", "heartbeat", "state"),
-        ((vp["vp_id"], vp["queued"], vp["running"], len(vp["workers"]), heartbeat(vp["workers"]), state(vp)) for vp in vps),
-        last_column_folds=True,
+    rows = (
+        (vp["vp_id"], vp["queued"], vp["running"], len(vp["workers"]), heartbeat(vp["workers"]), state(vp))
+        for vp in vps
     )
+    output.table(("VP", "queued", "running", "workers", "heartbeat", "state"), rows, last_column_folds=True)
 
 
 def heartbeat(workers: list[dict[str, Any]]) -> str:

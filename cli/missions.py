@@ -104,7 +104,9 @@ def wait_command(mission_id: str, timeout_seconds: float | None, as_json: bool) 
     if as_json:
         output.print_json(answer)
     elif answer["timed_out"]:
-        click.echo(f"Still {answer['mission']['status']}: wait again, or follow it with: vp events --follow --mission {mission_id}")
+        click.echo(
+            f"Still {answer['mission']['status']}. Wait again, or follow: vp events --follow --mission {mission_id}"
+        )
     else:
         show_mission(answer["mission"])
     return outcome_code(answer["mission"], answer["timed_out"])
@@ -215,7 +217,8 @@ def event_text(event: dict[str, Any]) -> str:
 def progress_text(progress: dict[str, Any]) -> str:
     """``40 % message``."""
     fraction = progress.get("fraction")
-    return " ".join(part for part in (f"{fraction:.0%}" if fraction is not None else "", progress.get("message") or "") if part)
+    parts = (f"{fraction:.0%}" if fraction is not None else "", progress.get("message") or "")
+    return " ".join(part for part in parts if part)
 
 
 def ended(attempt: dict[str, Any]) -> str:

@@ -9,12 +9,12 @@ from typing import Any
 import click
 
 
-class JsonObject(click.ParamType):
+class JsonObject(click.ParamType[dict[str, Any]]):
     """A JSON object, written out or as ``@file``."""
 
     name = "JSON"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
         """The parsed object; what its keys may be is the tool's to judge."""
         if isinstance(value, dict):
             return value
@@ -27,7 +27,9 @@ class JsonObject(click.ParamType):
         try:
             parsed = json.loads(text)
         except (ValueError, RecursionError) as error:
-            self.fail(f"this is not JSON ({error}); write e.g. '{{\"max_duration_seconds\": 600}}', or @file", param, ctx)
+            self.fail(
+                f"this is not JSON ({error}); write e.g. '{{\"max_duration_seconds\": 600}}', or @file", param, ctx
+            )
         if not isinstance(parsed, dict):
             self.fail("give a JSON object, {...}", param, ctx)
         return parsed

@@ -48,7 +48,7 @@ STATUS_STYLES: Final = {
 }
 
 
-class ToolFailed(Exception):  # noqa: N818  carries an error object of the contract
+class ToolFailed(Exception):
     """A tool answered with an error."""
 
     def __init__(self, error: dict[str, Any]) -> None:
@@ -92,13 +92,7 @@ def failure(error: Mapping[str, Any], as_json: bool) -> int:
 
 def exit_code(code: str) -> int:
     """The CLI's exit code for an error code, as its class has it."""
-    waiting = [errors.VpError]
-    while waiting:
-        kind = waiting.pop()
-        if kind.code == code and kind is not errors.VpError:
-            return kind.exit_code
-        waiting += kind.__subclasses__()
-    return INTERNAL
+    return errors.by_code(code).exit_code
 
 
 # --- text ---------------------------------------------------------------------------------------
@@ -107,7 +101,9 @@ def exit_code(code: str) -> int:
 def clean(text: object) -> str:
     """Text that may stand on a terminal; line breaks and tabs stay."""
     plain = _ESCAPES.sub("", str(text).replace("\r\n", "\n").replace("\r", "\n"))
-    return "".join(c for c in plain if c in "\n\t" or (unicodedata.category(c) not in _HIDDEN_CATEGORIES and c not in _BIDI))
+    return "".join(
+        c for c in plain if c in "\n\t" or (unicodedata.category(c) not in _HIDDEN_CATEGORIES and c not in _BIDI)
+    )
 
 
 def line(text: object, width: int = 200) -> str:

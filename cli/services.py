@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from vp_queue import config, fleet_admin, supervision
@@ -29,13 +31,14 @@ def up_command(detach: bool, as_json: bool) -> None:
     if as_json:
         output.print_json({"ok": True, **answer})
         return
-    click.echo(f"supervisord {'started' if answer['started'] else 'runs already'} (pid {answer['supervisord']['pid']}).")
+    how = "started" if answer["started"] else "runs already"
+    click.echo(f"supervisord {how} (pid {answer['supervisord']['pid']}).")
     for what, names in answer["changes"].items():
-        if names and not answer["started"]:
+        if names:
             click.echo(f"{what}: {', '.join(names)}")
     if not answer["started"] and not any(answer["changes"].values()):
         click.echo("Nothing had changed.")
-    _show_programs(answer)
+    _show_programs(answer["programs"])
 
 
 @click.command("down")
@@ -73,10 +76,14 @@ def status_command(as_json: bool) -> None:
         output.print_json(answer)
         return
     daemon, ledger = answer["supervisord"], answer["ledger"]
+    running = f"{daemon['state']}, pid {daemon['pid']}" if daemon else "not running (start it: vp up --detach)"
     keeper = f"last heartbeat {heartbeat(answer['keepers'])}" if answer["keepers"] else "none running"
     output.fields(
         [
-            ("supervisord", f"{daemon['state']}, pid {daemon['pid']}" if daemon else "not running (start it: vp up --detach)"),
+            (
+                "supervisord",
+                running,
+            ),
             ("keeper", keeper),
             ("ledger", ledger["path"] + ("" if ledger["exists"] else " (not there yet: vp init)")),
             ("", ledger["error"] and ledger["error"]["message"]),
@@ -84,15 +91,13 @@ def status_command(as_json: bool) -> None:
     )
     if answer["programs"]:
         click.echo()
-        _show_programs(answer)
+        _show_programs(answer["programs"])
     if answer["vps"]:
         click.echo()
         show_vps(answer["vps"])
 
 
-def _show_programs(answer: dict[str, object]) -> None:
-    programs = answer["programs"]
-    assert isinstance(programs, list)
+def _show_programs(programs: list[dict[str, Any]]) -> None:
     output.table(
         ("program", "state", "pid", "uptime", "log"),
         ((p["name"], p["state"], p["pid"] or "–", output.duration(p["uptime_seconds"]), p["log"]) for p in programs),

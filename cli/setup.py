@@ -103,7 +103,9 @@ def schema_command(tool: str | None, as_json: bool) -> None:
         if as_json:
             output.print_json({"ok": True, "tools": listed})
         else:
-            output.table(("tool", "description"), ((t["tool"], t["description"]) for t in listed), last_column_folds=True)
+            output.table(
+                ("tool", "description"), ((t["tool"], t["description"]) for t in listed), last_column_folds=True
+            )
     elif as_json:
         output.print_json({"ok": True, **tools.schema(tool)})
     else:

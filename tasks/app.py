@@ -1,5 +1,6 @@
 """``huey_consumer vp_queue.tasks.app.huey``: the consumer of the VP named by VP_ID."""
 
+import importlib
 import os
 import sys
 
@@ -10,11 +11,16 @@ from vp_queue.queue.signals import on_interrupted
 from vp_queue.worker.consumer import MissionWorker
 
 try:
-    profile = missions.ready().profile(os.environ.get("VP_ID", ""))
-    worker = MissionWorker(missions.ready(), profile)
+    settings = missions.ready()
+    profile = settings.profile(os.environ.get("VP_ID", ""))
+    worker = MissionWorker(settings, profile)
     huey = consumer_huey(profile.vp_id, worker.run, profile.concurrency)
 except VpError as error:
     sys.exit(f"This consumer cannot start: {error.message}")
 
 on_interrupted(huey, worker.interrupt)
 huey.on_startup()(worker.start)
+
+# Last, so that these may say `from vp_queue.tasks.app import huey` and `@huey.signal("mission.completed")`.
+for module in settings.imports:
+    importlib.import_module(module)

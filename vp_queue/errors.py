@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 class VpError(Exception):
     """Something went wrong inside vp-queue."""
 
-    code: ClassVar[str] = "internal_error"
+    code: ClassVar[str]  # each concrete class has its own
     retryable: ClassVar[bool] = False
     http_status: ClassVar[int] = 500
     exit_code: ClassVar[int] = 70
@@ -42,6 +42,8 @@ class VpError(Exception):
 
 class InternalError(VpError):
     """Something went wrong inside vp-queue; the log has the details under the error id."""
+
+    code = "internal_error"
 
 
 class ValidationError(VpError):
@@ -150,3 +152,14 @@ class LedgerUnavailable(VpError):
     """The ledger cannot be used; nothing was written."""
 
     code, http_status, exit_code = "ledger_unavailable", 503, 75
+
+
+def by_code(code: str) -> type[VpError]:
+    """The class of an error code, for its exit code and HTTP status; InternalError for an unknown one."""
+    waiting: list[type[VpError]] = [VpError]
+    while waiting:
+        kind = waiting.pop()
+        if kind.__dict__.get("code") == code:
+            return kind
+        waiting += kind.__subclasses__()
+    return InternalError

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -96,13 +97,14 @@ def resume(vp_id: str) -> dict[str, Any]:
     return {"ok": True, "vp": missions.resume(vp_id).dump()}
 
 
-def status(settings: Settings) -> dict[str, Any]:
-    """Supervisor, VPs, keepers and ledger in one; works with any of them missing, and makes nothing."""
-    ledger: dict[str, Any] = {
-        "path": str(settings.database_path),
-        "exists": settings.database_path.exists(),
-        "error": None,
-    }
+def status(settings: Settings, supervised: Mapping[str, Any]) -> dict[str, Any]:
+    """Supervisor, VPs, keepers and ledger in one; works with any of them missing, and makes nothing.
+
+    Args:
+        supervised: ``supervision.report``.
+    """
+    exists = settings.database_path.exists()
+    ledger: dict[str, Any] = {"path": str(settings.database_path), "exists": exists, "error": None}
     vps: list[dict[str, Any]] = []
     keepers: list[dict[str, Any]] = []
     if exists:

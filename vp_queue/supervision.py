@@ -70,21 +70,8 @@ def up(settings: Settings, detach: bool) -> dict[str, Any]:
     where = place(settings.home)
     with _at_work(settings):
         write(where, settings)
-        held = _take(where.lock)
-        running = connect(where.socket) if held is not None else _await_answer(where)
-        if running is not None:
-            if held is not None:  # started by hand, or restarted by SIGHUP: no lock of ours, but alive
-                os.close(held)
-            changes, started = _update(running, settings), False
-        else:
-            assert held is not None  # _await_answer raises
-            if not detach:
-                _become_supervisord(where, settings, held)
-            try:
-                running, started = _spawn(where, settings, held), True
-            finally:
-                os.close(held)
-            changes = Changes(added=wanted_programs(settings))
+        running, started = _found_or_started(where, settings, detach)
+        changes = Changes() if started else _update(running, settings)
         _await_running(where, running, wanted_programs(settings))
     return {"started": started, "changes": changes.as_dict(), **report(settings)}
 
@@ -232,6 +219,23 @@ def _polled(look: Callable[[], Found | None], seconds: float) -> Found | None:
 
 
 # --- starting -----------------------------------------------------------------------------------
+
+
+def _found_or_started(where: Place, settings: Settings, detach: bool) -> tuple[Supervisord, bool]:
+    """The supervisord that runs, or one started now; the second value says which."""
+    held = _take(where.lock)
+    if held is None:
+        return _await_answer(where), False
+    try:
+        # Without our lock one may run all the same: started by hand, or restarted by SIGHUP.
+        running = connect(where.socket)
+        if running is not None:
+            return running, False
+        if not detach:
+            _become_supervisord(where, settings, held)
+        return _spawn(where, settings, held), True
+    finally:
+        os.close(held)
 
 
 def _command(where: Place) -> list[str]:

@@ -372,3 +372,32 @@ def test_an_artifact_changed_after_publishing_is_withheld(home: Home) -> None:
     read = ok(tools.vp_read_result_artifacts(mission_id=mission["mission_id"]))
     assert [(a["content"], a["problem"]) for a in read["artifacts"]] == [(None, "changed"), ("two\n", None)]
     (products / "a").write_text("one\n")  # as published again: the oracle looks at it
+
+
+def test_lifecycle_events_reach_huey_signal_handlers_of_the_user(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    handlers = home.path / "my_handlers.py"
+    handlers.write_text(
+        "import os\n"
+        "from vp_queue.tasks.app import huey\n"
+        '@huey.signal("mission.started", "mission.completed")\n'
+        "def seen(signal, task, event):\n"
+        '    with open(os.environ["VP_HOME"] + "/seen", "a") as file:\n'
+        '        print(signal, task.id, event["mission_seq"], file=file)\n'
+        '    raise RuntimeError("harmless")\n'
+    )
+    monkeypatch.setenv("PYTHONPATH", str(home.path))
+    config = home.path / "vp_queue.toml"
+    config.write_text('imports = ["my_handlers"]\n' + config.read_text())
+    home.consumer()
+    mission_id = shell("true")["mission_id"]
+    assert ended(mission_id)["status"] == "completed"
+    expected = [f"mission.started {mission_id}.1 2", f"mission.completed {mission_id}.1 3"]
+    until(lambda: len(ran(home.path / "seen")) == 6, "both signals were handled")
+    assert (home.path / "seen").read_text().splitlines() == expected
+
+
+def test_without_a_place_for_the_receipt_a_mission_is_not_called_completed(home: Home) -> None:
+    home.consumer()
+    failed = ended(shell('cd /; rm -rf "$VP_WORKSPACE"')["mission_id"])
+    assert (failed["status"], failed["failure"]["code"]) == ("failed", "executor_error")
+    assert "receipt" in failed["failure"]["message"]

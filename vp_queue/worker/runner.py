@@ -173,8 +173,10 @@ class AttemptRunner:
         if self._workspace is not None and not interrupted:
             collection, verdict = self._collect(self._workspace, verdict)
         ending = self._ending(verdict, collection)
-        if self._workspace is not None:
-            self._write_receipt(verdict, ending)
+        problem = self._write_receipt(verdict, ending)
+        if problem is not None and verdict.failure is None:
+            # Whoever sees "completed" can read the result; without a receipt on disk it is not completed.
+            verdict = self._failed(FailureCode.EXECUTOR_ERROR, f"The receipt could not be written: {problem}")
         self._write_end(lambda tx: self._transition(tx, verdict, ending, interrupted))
 
     def _collect(self, workspace: Workspace, verdict: Verdict) -> tuple[Collection, Verdict]:
@@ -213,8 +215,10 @@ class AttemptRunner:
         reported = self._control.reported.result if self._control else None
         return self._safe(reported) if reported is not None else None
 
-    def _write_receipt(self, verdict: Verdict, ending: Ending) -> None:
-        assert self._workspace is not None  # noqa: S101  the caller looked
+    def _write_receipt(self, verdict: Verdict, ending: Ending) -> str | None:
+        """Write mission_receipt.json; returns what kept it from being written, if anything."""
+        if self._workspace is None:
+            return None
         stopped = self._running.stop_reason
         outcome = "failed" if verdict.failure else str(stopped or "completed")
         receipt: dict[str, Any] = {
@@ -228,10 +232,10 @@ class AttemptRunner:
         }
         try:
             write_receipt(self._workspace, receipt)
-        except (VpError, OSError):
-            if outcome == "completed":
-                raise
+        except (VpError, OSError) as error:
             logger.exception("no receipt for %s", self._claim.mission_id)
+            return str(error)
+        return None
 
     def _transition(self, tx: Transaction, verdict: Verdict, ending: Ending, interrupted: bool) -> Mission | None:
         backoff_seconds = self._profile.retry_backoff_seconds

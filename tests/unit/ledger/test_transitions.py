@@ -120,6 +120,12 @@ def write(change: Callable[[Transaction], Any]) -> Any:
         return change(tx)
 
 
+def ended(mission_id: str, end: Callable[[Transaction, Claim], Any]) -> None:
+    """One attempt from its claim to this end."""
+    claim = claimed(mission_id)
+    write(lambda tx: end(tx, claim))
+
+
 # --- the state machine --------------------------------------------------------------------------
 
 
@@ -532,7 +538,7 @@ def test_what_cannot_succeed_a_second_time() -> None:
 
 def test_a_release_is_not_charged_and_may_be_claimed_at_once(wall: WallClock) -> None:
     mission_id = accepted()
-    write(lambda tx, claim=claimed(mission_id): release(tx, Subject(mission_id, claim, wall)))
+    ended(mission_id, lambda tx, claim: release(tx, Subject(mission_id, claim, wall)))
     mission = row(mission_id)
     assert (mission.status, mission.attempts_charged, mission.releases, mission.attempt) == (QUEUED, 0, 1, 1)
     assert mission.due_at == clock.EARLIEST
@@ -545,7 +551,7 @@ def test_past_max_releases_a_release_counts_as_a_lost_worker(
 ) -> None:
     mission_id = accepted(max_attempts=max_attempts)
     for _ in range(3):
-        write(lambda tx, claim=claimed(mission_id): release(tx, Subject(mission_id, claim, wall)))
+        ended(mission_id, lambda tx, claim: release(tx, Subject(mission_id, claim, wall)))
     claim = claimed(mission_id)
     write(lambda tx: release(tx, Subject(mission_id, claim, wall)))
     mission = row(mission_id)
@@ -578,7 +584,7 @@ def test_a_lost_worker_is_charged_and_the_event_tells_what_the_keeper_knew() -> 
 
 def test_a_success_after_a_failure_leaves_no_failure_on_the_mission(wall: WallClock) -> None:
     mission_id = accepted(max_attempts=2)
-    write(lambda tx, claim=claimed(mission_id): fail(tx, Subject(mission_id, claim, wall)))
+    ended(mission_id, lambda tx, claim: fail(tx, Subject(mission_id, claim, wall)))
     claim = claimed(mission_id)
     write(lambda tx: transitions.complete(tx, claim, DONE))
     mission = row(mission_id)
@@ -661,7 +667,7 @@ def test_a_mission_without_a_deadline_never_expires(wall: WallClock) -> None:
 def test_the_keeper_is_told_of_those_that_can_expire_only(wall: WallClock) -> None:
     late = accepted()
     started = accepted()
-    write(lambda tx, claim=claimed(started): release(tx, Subject(started, claim, wall)))
+    ended(started, lambda tx, claim: release(tx, Subject(started, claim, wall)))
     accepted(expires_at=None)
     brought_to(CANCELLED, wall)
     wall.instant += 2 * HOUR
@@ -734,10 +740,8 @@ def usage(**numbers: Any) -> dict[str, Any]:
 def test_usage_is_summed_over_attempts_however_they_end(wall: WallClock) -> None:
     mission_id = accepted(max_attempts=3)
     first, second, third = Ending(usage=usage(input_tokens=10)), Ending(), Ending(usage=usage(input_tokens=5, turns=2))
-    write(lambda tx, claim=claimed(mission_id): transitions.fail(tx, claim, BROKEN, first, backoff_seconds=0))
-    write(
-        lambda tx, claim=claimed(mission_id): transitions.release(tx, claim, second, max_releases=3, backoff_seconds=0)
-    )
+    ended(mission_id, lambda tx, claim: transitions.fail(tx, claim, BROKEN, first, backoff_seconds=0))
+    ended(mission_id, lambda tx, claim: transitions.release(tx, claim, second, max_releases=3, backoff_seconds=0))
     claim = claimed(mission_id)
     write(lambda tx: transitions.complete(tx, claim, third))
     assert row(mission_id).usage == usage(input_tokens=15, turns=2)  # null where no attempt told it
@@ -786,8 +790,8 @@ def test_event_data_of_exactly_16_kib_is_kept_whole(more: int, kept: bool) -> No
 
 def test_an_event_carries_the_attempt_it_belongs_to(wall: WallClock) -> None:
     mission_id = accepted(max_attempts=2)
-    write(lambda tx, claim=claimed(mission_id): fail(tx, Subject(mission_id, claim, wall)))
-    write(lambda tx, claim=claimed(mission_id): transitions.complete(tx, claim, DONE))
+    ended(mission_id, lambda tx, claim: fail(tx, Subject(mission_id, claim, wall)))
+    ended(mission_id, lambda tx, claim: transitions.complete(tx, claim, DONE))
     assert [(event.type, event.attempt) for event in event_rows(mission_id)] == [
         (EventType.DISPATCHED, None),
         (EventType.STARTED, 1),

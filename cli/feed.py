@@ -1,0 +1,178 @@
+"""events and logs: what happens, and what programs print, now or as it comes."""
+
+from __future__ import annotations
+
+import codecs
+import collections
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from vp_queue import missions, tools
+from vp_queue.cli import output
+from vp_queue.cli.missions import event_text, show_events
+from vp_queue.contracts import Outcome, limits
+from vp_queue.errors import ArtifactNotFound, ValidationError
+from vp_queue.worker.log import read_log
+
+FOLLOW_WAIT_SECONDS: Final = 30.0
+CHUNK_BYTES: Final = 256 * 1024
+# run.log is an ordinary file in a workspace; nothing announces that it grew.
+LOG_POLL_SECONDS: Final = 0.2
+
+
+@click.command("events")
+@click.option("--follow", is_flag=True, help="Go on as they happen, until Ctrl-C.")
+@click.option("--mission", "mission_id", help="Only this mission's.")
+@click.option("--since", type=click.IntRange(min=0), metavar="SEQ", help="After this seq. By default the newest.")
+@click.option("--limit", type=click.IntRange(1, limits.EVENTS_PAGE), default=50, help="How many at most (50).")
+@output.json_option
+def events_command(follow: bool, mission_id: str | None, since: int | None, limit: int, as_json: bool) -> None:
+    """Show or follow the event feed.
+
+    With --follow --json prints one event per line. This reads the feed only: an orchestrator's own inbox,
+    with acknowledgement, is the tool vp_read_events.
+
+    \b
+    Example:
+      vp events --follow --since 120
+    """
+    if mission_id is not None:  # a wrong id is an error here, not an empty feed for ever
+        output.checked(tools.vp_get_mission(mission_id=mission_id, events_limit=0))
+    if since is None:
+        since = 0 if mission_id is not None else max(0, missions.newest_seq() - (0 if follow else limit))
+    if follow:
+        _follow_events(since, mission_id, as_json)
+        return
+    events = [event.dump() for event in missions.events_after(since, limit, mission_id=mission_id)]
+    if as_json:
+        next_after = events[-1]["seq"] if events else since
+        output.print_json({"ok": True, "events": events, "next_after": next_after})
+    elif events:
+        show_events(events)
+    else:
+        click.echo("No events.")
+
+
+def _follow_events(seq: int, mission_id: str | None, as_json: bool) -> None:
+    while True:
+        for event in missions.events_after(
+            seq, limits.EVENTS_PAGE, mission_id=mission_id, wait_seconds=FOLLOW_WAIT_SECONDS
+        ):
+            seq = event.seq
+            shown = event.dump()
+            if as_json:
+                output.print_json(shown)
+            else:
+                about = shown["mission_id"] or shown["vp_id"]
+                at = output.instant(shown["at"])
+                click.echo(output.line(f"{seq} {at} {about} {shown['type']} {event_text(shown)}"))
+        sys.stdout.flush()
+
+
+@click.command("logs")
+@click.argument("mission_id")
+@click.option("--attempt", type=click.IntRange(min=1), help="Of this attempt; by default the last.")
+@click.option("--tail", type=click.IntRange(min=1), metavar="N", help="Only the last N lines.")
+@click.option("--follow", is_flag=True, help="Go on until the mission ends.")
+@output.json_option
+def logs_command(mission_id: str, attempt: int | None, tail: int | None, follow: bool, as_json: bool) -> None:
+    """Show or follow what a mission's program prints.
+
+    \b
+    Example:
+      vp logs m-0mdq3v8k2f-7x0k3w9c2h1 --follow
+    """
+    if follow:
+        _follow_log(mission_id, attempt, tail, as_json)
+        return
+    answer = output.checked(tools.vp_get_mission(mission_id=mission_id, events_limit=0))
+    shown = _attempt(answer, attempt)
+    text = "".join(piece for piece, _ in _read(shown, 0)) if shown else ""
+    if tail is not None:
+        text = "".join(collections.deque(text.splitlines(keepends=True), tail))
+    if as_json:
+        output.print_json({"ok": True, "mission_id": mission_id, "attempt": shown and shown["number"], "log": text})
+    elif text:
+        click.echo(text, nl=not text.endswith("\n"))
+    else:
+        what = "has printed nothing" if shown else "has not started; follow it with --follow"
+        click.echo(f"{mission_id} {what}.", err=True)
+
+
+def _attempt(answer: dict[str, Any], number: int | None) -> dict[str, Any] | None:
+    """The attempt asked for, or the last; None before the first."""
+    attempts: list[dict[str, Any]] = answer["attempts"]
+    if number is None:
+        return attempts[-1] if attempts else None
+    for attempt in attempts:
+        if attempt["number"] == number:
+            return attempt
+    raise ValidationError(f"There is no attempt {number}; there are {len(attempts)}.", field="attempt")
+
+
+def _read(attempt: dict[str, Any], offset: int) -> Iterator[tuple[str, int]]:
+    """What the log holds from an offset, cleaned, with the offset after each piece."""
+    if attempt["workspace"] is None:
+        return
+    workspace = Path(attempt["workspace"])
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    while True:
+        try:
+            data, after = read_log(workspace, offset, CHUNK_BYTES)
+        except OSError as error:
+            where = f" It is on host {attempt['host']}." if attempt["host"] != socket.gethostname() else ""
+            raise ArtifactNotFound(f"The log in {workspace} cannot be read ({error.strerror}).{where}") from None
+        if not data:
+            break
+        offset = after
+        yield output.clean(decoder.decode(data)), offset
+    rest = decoder.decode(b"", final=True)
+    if rest:
+        yield output.clean(rest), offset
+
+
+def _follow_log(mission_id: str, number: int | None, tail: int | None, as_json: bool) -> None:
+    current, offset = None, 0
+    while True:
+        answer = output.checked(tools.vp_get_mission(mission_id=mission_id, events_limit=0))
+        attempt = _attempt(answer, number if answer["attempts"] else None)
+        if attempt is not None:
+            if attempt["number"] != current:
+                current, offset = attempt["number"], 0
+                click.echo(f"--- attempt {current} ---", err=True)
+            for text, after in _latest(_read(attempt, offset), tail):
+                _print_log(text, attempt["number"], after, as_json)
+                offset = after
+            tail = None
+        # Read once more after it was seen to have ended: nothing is printed after that.
+        over = answer["mission"]["terminal"] or (
+            number is not None and attempt is not None and attempt["outcome"] != Outcome.RUNNING
+        )
+        if over:
+            return
+        time.sleep(LOG_POLL_SECONDS)
+
+
+def _latest(pieces: Iterator[tuple[str, int]], tail: int | None) -> Iterator[tuple[str, int]]:
+    if tail is None:
+        yield from pieces
+        return
+    text, last = "", 0
+    for piece, offset in pieces:
+        last = offset
+        text = "".join(collections.deque((text + piece).splitlines(keepends=True), tail))
+    yield text, last
+
+
+def _print_log(text: str, attempt: int, offset: int, as_json: bool) -> None:
+    if as_json:
+        output.print_json({"attempt": attempt, "next_offset": offset, "log": text})
+    else:
+        click.echo(text, nl=False)
+    sys.stdout.flush()

@@ -1,0 +1,379 @@
+"""Transactions: all or nothing, bounded waiting, one connection per thread, none inherited over a fork."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import cysqlite
+import pytest
+
+from tests.harness import Home, command, ok, refused
+from vp_queue import tools
+from vp_queue.contracts import EventType, limits
+from vp_queue.errors import LedgerBusy, LedgerUnavailable
+from vp_queue.ledger import database, fleet
+from vp_queue.ledger.database import read_transaction, write_transaction
+from vp_queue.ledger.events import record_vp_event
+from vp_queue.ledger.models import Agent, Event
+
+VP = "vp.general.primary"
+
+HOLDER = """
+import sys, cysqlite
+connection = cysqlite.connect(sys.argv[1])
+connection.execute("BEGIN IMMEDIATE")
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> database.Ledger:
+    return database.open_ledger(tmp_path / "vp_state.db")
+
+
+@contextmanager
+def lock_held_by_another_process(path: Path) -> Iterator[None]:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        yield
+    finally:
+        holder.communicate("")
+
+
+def note(text: str) -> None:
+    """One small write with an event."""
+    with write_transaction() as tx:
+        record_vp_event(tx, VP, EventType.VP_PAUSED, {"text": text})
+
+
+def notes() -> list[str]:
+    return [event.data["text"] for event in Event.select().order_by(Event.seq)]
+
+
+# --- one transaction ----------------------------------------------------------------------------
+
+
+def test_write_transactions_do_not_nest(ledger: database.Ledger) -> None:
+    with write_transaction():
+        with pytest.raises(RuntimeError, match="does not nest"), write_transaction():
+            pass
+    note("afterwards writing works")
+
+
+def test_reads_inside_a_write_join_it(ledger: database.Ledger) -> None:
+    with write_transaction() as tx:
+        record_vp_event(tx, VP, EventType.VP_PAUSED, {"text": "seen inside"})
+        with read_transaction():
+            assert notes() == ["seen inside"]
+
+
+def test_an_exception_leaves_nothing_and_announces_nothing(
+    ledger: database.Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[Any] = []
+    monkeypatch.setattr(database, "_observers", [heard.extend])
+    with pytest.raises(KeyError), write_transaction() as tx:
+        record_vp_event(tx, VP, EventType.VP_PAUSED, {"text": "never"})
+        raise KeyError
+    assert (notes(), heard) == ([], [])
+    assert not ledger.db.in_transaction()
+    note("kept")
+    assert notes() == ["kept"]
+    assert [event["data"] for event in heard] == [{"text": "kept"}]
+
+
+def test_a_seq_of_a_rolled_back_event_hides_nothing(ledger: database.Ledger) -> None:
+    note("one")
+    with pytest.raises(KeyError), write_transaction() as tx:
+        record_vp_event(tx, VP, EventType.VP_PAUSED, {"text": "never"})
+        raise KeyError
+    note("two")
+    assert [event.seq for event in Event.select().order_by(Event.seq)] == [1, 2]
+
+
+def test_observers_hear_of_events_after_the_commit_only(
+    ledger: database.Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    committed: list[int] = []
+
+    def look(events: list[dict[str, Any]]) -> None:
+        other = cysqlite.connect(str(ledger.path))
+        committed.append(other.execute("SELECT COUNT(*) FROM vp_event").fetchone()[0])
+        other.close()
+
+    monkeypatch.setattr(database, "_observers", [look])
+    note("one")
+    assert committed == [1]
+
+
+def test_what_an_observer_raises_is_swallowed_and_the_next_one_is_called(
+    ledger: database.Ledger, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard: list[str] = []
+
+    def broken(events: list[dict[str, Any]]) -> None:
+        raise RuntimeError("an observer's bug")
+
+    monkeypatch.setattr(database, "_observers", [broken, lambda events: heard.append(events[0]["type"])])
+    note("one")
+    assert heard == [EventType.VP_PAUSED]
+    assert notes() == ["one"]
+    assert "an observer's bug" in caplog.text
+
+
+def test_an_observer_may_write(ledger: database.Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        database, "_observers", [lambda events: note("echo") if events[0]["data"]["text"] != "echo" else None]
+    )
+    note("call")
+    assert notes() == ["call", "echo"]
+
+
+def test_a_transaction_reads_the_wall_clock_once(ledger: database.Ledger) -> None:
+    with write_transaction() as tx:
+        record_vp_event(tx, VP, EventType.VP_PAUSED, {"text": "a"})
+        record_vp_event(tx, VP, EventType.VP_PAUSED, {"text": "b"})
+    assert len({event.at for event in Event.select()}) == 1
+
+
+def test_a_read_transaction_is_one_snapshot(ledger: database.Ledger) -> None:
+    note("before")
+    with read_transaction():
+        assert notes() == ["before"]
+        writer = threading.Thread(target=note, args=("meanwhile",))
+        writer.start()
+        writer.join()
+        assert notes() == ["before"]
+    assert notes() == ["before", "meanwhile"]
+
+
+# --- the write lock in other hands --------------------------------------------------------------
+
+
+def test_under_a_foreign_lock_writes_answer_busy_in_time_and_reads_go_on(home: Home) -> None:
+    mission_id = command("true")["mission_id"]
+    with lock_held_by_another_process(home.database):
+        answers: list[dict[str, Any]] = []
+        began = time.monotonic()
+
+        def write() -> None:
+            answers.append(tools.vp_cancel_mission(mission_id=mission_id))
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        # While the writer waits, every kind of read answers.
+        assert ok(tools.vp_get_mission(mission_id=mission_id))["mission"]["status"] == "queued"
+        assert len(ok(tools.vp_list_missions())["missions"]) == 1
+        assert ok(tools.vp_wait_mission(mission_id=mission_id, timeout_seconds=0))["timed_out"]
+        assert ok(tools.vp_read_events(reader="simone"))["events"]
+        ok(tools.vp_list_vps())
+        writer.join()
+        assert time.monotonic() - began < 10
+        error = refused(answers[0], "ledger_busy")
+        assert error["retryable"]
+        assert error["retry_after_seconds"] > 0
+        assert ok(tools.vp_get_mission(mission_id=mission_id))["mission"]["cancel_requested"] is False
+    assert ok(tools.vp_cancel_mission(mission_id=mission_id))["changed"]
+
+
+def test_a_write_waits_for_a_lock_that_is_given_back(ledger: database.Ledger) -> None:
+    waiting = threading.Event()
+    done = threading.Event()
+
+    def write() -> None:
+        waiting.set()
+        note("patient")
+        done.set()
+
+    writer = threading.Thread(target=write)
+    with lock_held_by_another_process(ledger.path):
+        writer.start()
+        assert waiting.wait(30)
+        assert not done.is_set()
+    writer.join()
+    assert notes() == ["patient"]
+
+
+def test_a_write_gives_up_only_after_the_limit(ledger: database.Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "WRITE_WAIT_SECONDS", 0.0)
+    with lock_held_by_another_process(ledger.path):
+        with pytest.raises(LedgerBusy), write_transaction():
+            raise AssertionError("the body must not run without the lock")
+    note("afterwards")
+    assert notes() == ["afterwards"]
+
+
+def test_many_threads_write_without_an_error(ledger: database.Ledger) -> None:
+    start = threading.Barrier(16)
+    errors: list[BaseException] = []
+
+    def write(name: int) -> None:
+        try:
+            start.wait()
+            for number in range(20):
+                note(f"{name}-{number}")
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=write, args=(name,)) for name in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert sorted(notes()) == sorted(f"{name}-{number}" for name in range(16) for number in range(20))
+    assert [event.seq for event in Event.select().order_by(Event.seq)] == list(range(1, 321))
+
+
+# --- processes, homes, files --------------------------------------------------------------------
+
+FORKING = """
+import os, sys, threading
+from vp_queue import tools
+from vp_queue.ledger import database
+def dispatch():
+    answer = tools.vp_dispatch_mission(vp_id="vp.general.primary", objective="x")
+    assert answer["ok"], answer
+    return answer["mission"]["mission_id"]
+first = dispatch()
+tools.vp_wait_mission(mission_id=first, timeout_seconds=0)      # its watch thread runs, too
+busy, release = threading.Event(), threading.Event()
+def hold():                                 # another thread is inside a transaction while this one forks
+    with database.write_transaction():
+        busy.set()
+        release.wait()
+holder = threading.Thread(target=hold)
+holder.start()
+busy.wait()
+pid = os.fork()
+if pid == 0:
+    code = 1
+    try:
+        assert tools.vp_get_mission(mission_id=first)["ok"]
+        answer = tools.vp_wait_mission(mission_id=first, timeout_seconds=0)
+        assert answer["ok"], answer
+        print("child", dispatch(), flush=True)          # waits until the parent's thread is done
+        code = 0
+    finally:
+        os._exit(code)
+release.set()
+holder.join()
+print("parent", dispatch(), flush=True)
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+assert len(tools.vp_list_missions()["missions"]) == 3
+print("parent", dispatch(), flush=True)
+"""
+
+
+def test_after_a_fork_both_the_child_and_the_parent_work(home: Home) -> None:
+    ran = subprocess.run([sys.executable, "-c", FORKING], env=home.environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert sorted(line.split()[0] for line in ran.stdout.splitlines()) == ["child", "parent", "parent"]
+    ids = {line.split()[1] for line in ran.stdout.splitlines()}
+    listed = {mission["mission_id"] for mission in ok(tools.vp_list_missions())["missions"]}
+    assert ids < listed
+    assert len(listed) == 4
+    connection = cysqlite.connect(str(home.database))
+    assert connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+    connection.close()
+
+
+def test_two_homes_in_one_process_stay_apart(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = tmp_path / "other"
+    other.mkdir(mode=0o700)
+    (other / "vp_queue.toml").write_text((home.path / "vp_queue.toml").read_text())
+    here, there = [], []
+    for _ in range(3):
+        monkeypatch.setenv("VP_HOME", str(home.path))
+        here.append(command("true")["mission_id"])
+        monkeypatch.setenv("VP_HOME", str(other))
+        there.append(command("true")["mission_id"])
+        refused(tools.vp_get_mission(mission_id=here[-1]), "mission_not_found")
+    listed = [mission["mission_id"] for mission in ok(tools.vp_list_missions())["missions"]]
+    assert sorted(listed) == sorted(there)
+    monkeypatch.setenv("VP_HOME", str(home.path))
+    listed = [mission["mission_id"] for mission in ok(tools.vp_list_missions())["missions"]]
+    assert sorted(listed) == sorted(here)
+
+
+def test_a_ledger_that_was_replaced_is_opened_anew(ledger: database.Ledger) -> None:
+    note("in the old file")
+    os.rename(ledger.path, f"{ledger.path}.old")
+    for suffix in ("-wal", "-shm"):
+        Path(f"{ledger.path}{suffix}").unlink(missing_ok=True)
+    assert not database.is_current(ledger.path)
+    assert database.open_ledger(ledger.path) is not ledger
+    assert notes() == []
+
+
+def test_a_process_without_a_ledger_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "_current", None)
+    with pytest.raises(LedgerUnavailable), write_transaction():
+        pass
+
+
+def test_every_connection_has_the_settings_that_the_promise_needs(ledger: database.Ledger) -> None:
+    seen: dict[str, Any] = {}
+
+    def look() -> None:
+        for name in ("journal_mode", "synchronous", "foreign_keys"):
+            seen[name] = ledger.db.execute_sql(f"PRAGMA {name}").fetchone()[0]
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert seen == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
+
+
+def test_the_driver_has_the_fix_for_the_wal_reset_race() -> None:
+    assert tuple(int(part) for part in database.versions()["cysqlite"].split(".")) >= (3, 51, 3)
+
+
+# --- instants -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "instant",
+    [
+        datetime(1970, 1, 1, tzinfo=UTC),
+        datetime(2026, 3, 29, 1, 59, 59, 999_999, tzinfo=UTC),
+        datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC),
+        datetime(2026, 6, 1, 12, 0, 0, 1, tzinfo=timezone(timedelta(hours=5, minutes=30))),
+    ],
+)
+def test_instants_are_stored_as_microseconds_and_come_back_aware(ledger: database.Ledger, instant: datetime) -> None:
+    with write_transaction():
+        Agent.insert(vp_id=VP, changed_at=instant).execute()
+    stored = ledger.db.execute_sql("SELECT changed_at, typeof(changed_at) FROM vp_agent").fetchone()
+    assert stored == ((instant - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1), "integer")
+    read = Agent.get_by_id(VP).changed_at
+    assert read == instant
+    assert read.utcoffset() == timedelta(0)
+    assert datetime.now(UTC) - read is not None  # what crashed the earlier system
+
+
+def test_a_naive_time_is_refused_before_it_is_stored(ledger: database.Ledger) -> None:
+    with pytest.raises(ValueError, match="naive"), write_transaction():
+        Agent.insert(vp_id=VP, changed_at=datetime(2026, 1, 1)).execute()  # noqa: DTZ001  the fault to refuse
+    assert Agent.select().count() == 0
+
+
+def test_pausing_twice_writes_once(ledger: database.Ledger) -> None:
+    for expected in (True, False):
+        with write_transaction() as tx:
+            assert fleet.set_paused(tx, VP, True, "lunch") is expected
+    assert [event.type for event in Event.select()] == [EventType.VP_PAUSED]

@@ -24,6 +24,7 @@ from tests import oracle
 from tests.harness import ended, ok
 from vp_queue import config, errors, tools
 from vp_queue.contracts import EventType
+from vp_queue.contracts.views import MissionView
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -82,6 +83,7 @@ class Shell:
     """One bash that runs commands one after the other, as a reader at a terminal does."""
 
     def __init__(self, environment: dict[str, str], folder: Path) -> None:
+        self.mission_id = "(no mission was dispatched yet)"
         self._mark = secrets.token_hex(8)
         self._bash = subprocess.Popen(
             ["bash", "--noprofile", "--norc"],
@@ -158,10 +160,10 @@ def play(shell: Shell, text: str) -> None:
         else:
             pairs[-1][1].append(line)
     for command, expected in pairs:
-        spoken = re.sub(r"\bID\b", lambda _: getattr(shell, "mission_id"), command)  # noqa: B009
+        spoken = re.sub(r"\bID\b", shell.mission_id, command)
         output = shell.run(spoken)
         if found := MISSION_ID.search(output):
-            shell.mission_id = found[0]  # type: ignore[attr-defined]
+            shell.mission_id = found[0]
         assert_shown(expected, output, spoken)
 
 
@@ -177,7 +179,7 @@ def test_the_first_five_minutes(reader: Shell, tmp_path: Path) -> None:
             script = tmp_path / "example.py"
             script.write_text(each.text)
             output = reader.run(f"python {script}")
-            assert_shown([shown.strip() for shown in re.findall(r"^print\(.*# (.*)$", each.text, re.M)], output, "python")
+            assert_shown(re.findall(r"^print\(.*# (.*)$", each.text, re.MULTILINE), output, "python")
         else:
             play(reader, each.text)
     home = tmp_path / "vp-demo"
@@ -233,12 +235,12 @@ def test_the_executor_of_writing_a_vp(tmp_path: Path) -> None:
     from vp_queue.executors.base import Brief, ExecutorFailure, ProgramExit
 
     names: dict[str, object] = {}
-    exec(block("docs/writing-a-vp.md", "an-executor").text, names)  # noqa: S102
+    exec(block("docs/writing-a-vp.md", "an-executor").text, names)
     haiku = names["Haiku"]()  # type: ignore[operator]
     assert haiku.availability({}).ok
     (tmp_path / "work_products").mkdir()
-    paths = {"workspace": tmp_path, "work_products": tmp_path / "work_products", "mission_file": tmp_path / "MISSION.md"}
-    brief = Brief("m-0", "vp.x", 1, "task", "x", {}, {}, **paths, target_path=None, options={})
+    paths = (tmp_path, tmp_path / "work_products", tmp_path / "MISSION.md")
+    brief = Brief("m-0", "vp.x", 1, "task", "x", {}, {}, *paths, target_path=None, options={})
 
     class Control:
         def report(self, **_: object) -> None: ...
@@ -285,11 +287,9 @@ def test_the_table_of_errors_equals_the_code() -> None:
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_codes_and_events_that_are_named_exist(document: str) -> None:
     text = read(document)
-    events = {name for name in ticked(text) if re.fullmatch(r"mission\.[a-z_]+|vp\.[a-z_]+", name)}
-    # Two of them are fields of an answer and a file.
-    assert events - {"mission.json", "mission.mission_id", "mission.terminal", "mission.status", "mission.progress"} <= {
-        str(event) for event in EventType
-    }
+    named = {name for name in ticked(text) if re.fullmatch(r"mission\.[a-z_]+|vp\.[a-z_]+", name)}
+    fields = {f"mission.{field}" for field in MissionView.model_fields}
+    assert named - fields - {"mission.json"} <= {str(event) for event in EventType}
     assert set(re.findall(r'"code": "([a-z_]+)"', text)) <= error_classes().keys()
 
 
@@ -301,9 +301,12 @@ def vp_help(*arguments: str) -> str:
 
 def spoken_commands(text: str) -> Iterator[tuple[str, str]]:
     """Each ``vp COMMAND …`` in code: the command, and the rest of its line."""
-    fenced = re.findall(r"^```(?:console|sh)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    indented = re.findall(r"^    (?:\$ )?vp .*$", text, re.MULTILINE)
-    for code in [*ticked(re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)), *indented, *"\n".join(fenced).splitlines()]:
+    fence = re.compile(r"^```([a-z]+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+    fenced = [
+        line for language, code in fence.findall(text) if language in ("console", "sh") for line in code.splitlines()
+    ]
+    prose = fence.sub("", text)
+    for code in (*fenced, *ticked(prose), *re.findall(r"^    (?:\$ )?vp .*$", prose, re.MULTILINE)):
         for found in re.finditer(r"(?:^|[\s;&(])vp ([a-z]+)\b([^;&|]*)", code):
             yield found[1], found[2]
 
@@ -330,7 +333,8 @@ def test_commands_that_are_named_exist(document: str, helps: dict[str, str]) -> 
 
 
 def test_the_readme_names_commands() -> None:
-    assert {command for command, _ in spoken_commands(read("README.md"))} >= {"init", "up", "dispatch", "down", "schema"}
+    named = {command for command, _ in spoken_commands(read("README.md"))}
+    assert named >= {"init", "up", "dispatch", "down", "schema"}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

@@ -38,6 +38,7 @@ logger = logging.getLogger("vp_queue.ledger")
 # limits.WRITE_WAIT_SECONDS are over.
 BEGIN_WAIT_SECONDS: Final = 2.0
 RETRY_AFTER_SECONDS: Final = 1.0
+CANNOT_OPEN: Final = 14  # SQLITE_CANTOPEN
 DRIVER_ERRORS: Final = (DatabaseError, InterfaceError, cysqlite.Error)
 PRAGMAS: Final = {
     "synchronous": 2,  # FULL: an acknowledged dispatch survives a power cut
@@ -223,6 +224,8 @@ def translated_errors(path: Path) -> Iterator[None]:
 def _code(error: BaseException) -> int | None:
     """SQLite's primary result code, which cysqlite states in its message as ``(code=N, …``."""
     text = str(error)
+    if "error opening database" in text:  # the one failure that cysqlite tells without its code
+        return CANNOT_OPEN
     _, found, rest = text.rpartition("(code=")
     digits = rest.split(",")[0].rstrip(")")
     return int(digits) & 0xFF if found and digits.isdigit() else None
@@ -245,7 +248,7 @@ def translate(error: BaseException, path: Path) -> VpError:
         10: "the disk answered with an I/O error; check the disk",
         11: "it is corrupt; stop the workers and restore a backup",
         13: "the disk is full; free some space",
-        14: "it cannot be opened; check that its folder exists and is writable",
+        CANNOT_OPEN: "it cannot be opened; check that its folder exists and is writable",
         26: "it is not a SQLite database; restore a backup or choose another VP_HOME",
     }
     remedy = remedies.get(_code(error) or 0)

@@ -72,7 +72,7 @@ def dispatch_command(
     """
     seconds = _seconds(wait)
     if objective == "-":
-        objective = click.get_text_stream("stdin").read()
+        objective = _from_stdin()
     answer = output.checked(
         tools.vp_dispatch_mission(
             vp_id=vp_id, objective=objective, **given(idempotency_key=key, source_session_id=session, **others)
@@ -91,6 +91,13 @@ def dispatch_command(
     except (KeyboardInterrupt, click.Abort):
         click.echo(f"\n{mission_id} goes on. Follow: vp wait {mission_id}   Cancel: vp cancel {mission_id}", err=True)
         return 130
+
+
+def _from_stdin() -> str:
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError:
+        raise click.BadParameter("standard input is not UTF-8 text", param_hint="OBJECTIVE") from None
 
 
 def _seconds(wait: str | None) -> float | None:

@@ -15,7 +15,7 @@ import click
 
 from vp_queue import missions, tools
 from vp_queue.cli import output
-from vp_queue.cli.missions import event_text, show_events
+from vp_queue.cli.missions import event_text
 from vp_queue.contracts import Outcome, limits
 from vp_queue.errors import ArtifactNotFound, ValidationError
 from vp_queue.worker.log import read_log
@@ -54,7 +54,8 @@ def events_command(follow: bool, mission_id: str | None, since: int | None, limi
         next_after = events[-1]["seq"] if events else since
         output.print_json({"ok": True, "events": events, "next_after": next_after})
     elif events:
-        show_events(events)
+        for event in events:
+            click.echo(_event_line(event))
     else:
         click.echo("No events.")
 
@@ -69,10 +70,13 @@ def _follow_events(seq: int, mission_id: str | None, as_json: bool) -> None:
             if as_json:
                 output.print_json(shown)
             else:
-                about = shown["mission_id"] or shown["vp_id"]
-                at = output.instant(shown["at"])
-                click.echo(output.line(f"{seq} {at} {about} {shown['type']} {event_text(shown)}"))
+                click.echo(_event_line(shown))
         sys.stdout.flush()
+
+
+def _event_line(event: dict[str, Any]) -> str:
+    about = event["mission_id"] or event["vp_id"]
+    return output.line(f"{event['seq']} {output.instant(event['at'])} {about} {event['type']} {event_text(event)}")
 
 
 @click.command("logs")

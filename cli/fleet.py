@@ -105,8 +105,8 @@ def _answered(answer: dict[str, Any], text: str, as_json: bool) -> None:
 def show_vps(vps: list[dict[str, Any]]) -> None:
     """The roster for people."""
     rows = (
-        (vp["vp_id"], vp["queued"], vp["running"], len(vp["workers"]), heartbeat(vp["workers"]), state(vp))
-        for vp in vps
+        (each["vp_id"], each["queued"], each["running"], len(each["workers"]), heartbeat(each["workers"]), state(each))
+        for each in vps
     )
     output.table(("VP", "queued", "running", "workers", "heartbeat", "state"), rows, last_column_folds=True)
 

@@ -201,8 +201,8 @@ def show_mission(mission: dict[str, Any]) -> None:
 def show_events(events: list[dict[str, Any]]) -> None:
     """Events for people."""
     output.table(
-        ("seq", "at", "event", ""),
-        ((e["seq"], output.instant(e["at"]), e["type"], event_text(e)) for e in events),
+        ("at", "event", ""),
+        ((output.instant(e["at"]), e["type"], event_text(e)) for e in events),
     )
 
 

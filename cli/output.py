@@ -27,6 +27,8 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 NOT_COMPLETED: Final = 1
 WAIT_TIMED_OUT: Final = 5
 INTERNAL: Final = 70
+# Wider cells than this may be cut where the terminal is narrow.
+WIDEST_FIXED_COLUMN: Final = 24
 
 _ESCAPES: Final = re.compile(
     r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)"  # OSC: titles, links, clipboard
@@ -169,14 +171,21 @@ def table(columns: Iterable[str], rows: Iterable[Iterable[object]], *, last_colu
     from rich.text import Text
 
     names = list(columns)
+    plain = clean if last_column_folds else line
+    cells = [[plain(cell) for cell in row] for row in rows]
     grid = Table(box=None, pad_edge=False, header_style="bold")
     for index, name in enumerate(names):
         last = index == len(names) - 1
+        widest = max(len(name), *(len(row[index]) for row in cells)) if cells else len(name)
         folds = last and last_column_folds
-        grid.add_column(name, no_wrap=not folds, overflow="fold" if folds else "ellipsis", ratio=1 if last else None)
-    for row in rows:
-        cells = [clean(cell) if last_column_folds else line(cell) for cell in row]
-        grid.add_row(*(Text(cell, style=STATUS_STYLES.get(cell, "")) for cell in cells))
+        grid.add_column(
+            name,
+            no_wrap=not folds,
+            overflow="fold" if folds else "ellipsis",
+            min_width=None if last else min(widest, WIDEST_FIXED_COLUMN),
+        )
+    for row in cells:
+        grid.add_row(*(Text(cell, style=STATUS_STYLES.get(cell, "")) for cell in row))
     console().print(grid)
 
 

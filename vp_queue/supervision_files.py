@@ -136,8 +136,8 @@ def wanted_programs(settings: Settings) -> list[str]:
 
 
 def _section(template: str, program: str) -> str:
-    header = f"[program:{program}]"
-    after = template[template.index(header) :]
+    # From a line of its own: comments name sections too.
+    after = template[template.index(f"\n[program:{program}]\n") + 1 :]
     return after.partition("\n\n")[0].rstrip() + "\n"
 
 

@@ -104,6 +104,10 @@ def open_ledger(path: Path) -> Ledger:
     if is_current(path):
         return current()
     with _lock, translated_errors(path):
+        if is_current(path):
+            # Another thread opened it meanwhile. A second one would bind the models to other connections
+            # in the midst of that thread's transaction, which then waits for itself.
+            return current()
         if _current is not None:
             close_thread_connection()
         ledger = Ledger(path)

@@ -39,10 +39,10 @@ class JsonSerializer(Serializer):
         if isinstance(data, Message):
             fields = {key: _plain(value) for key, value in data._asdict().items() if value not in (None, {}, ())}
             body: dict[str, Any] = {"message": fields}
+        elif isinstance(data, Error):  # itself a tuple, so it is looked for first
+            body = {"error": data.metadata}
         elif isinstance(data, tuple):
             body = {"tuple": [_plain(value) for value in data]}
-        elif isinstance(data, Error):
-            body = {"error": data.metadata}
         else:
             body = {"value": data}
         return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()

@@ -374,7 +374,7 @@ def test_a_migration_that_was_killed_half_way_is_done_again(tmp_path: Path) -> N
 def test_a_newer_ledger_is_refused_and_left_alone(home: Home) -> None:
     ledger = database.open_ledger(home.database)
     with database.write_transaction():
-        ledger.db.execute_sql(f"INSERT INTO {schema.HISTORY_TABLE} (name, applied_at) VALUES ('0002_later', 0)")
+        ledger.db.execute_sql(f"UPDATE {schema.HISTORY_TABLE} SET name = '0002_later'")
     database.close_thread_connection()
     database._current = None
     before = home.database.read_bytes()

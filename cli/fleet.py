@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from vp_queue import config, fleet_admin, missions, supervision, tools
+from vp_queue import config, missions, tools
 from vp_queue.cli import output
+from vp_queue.operations import installation, supervision
 
 
 @click.command("vps")
@@ -41,7 +42,7 @@ def pause_command(vp_id: str, reason: str | None, as_json: bool) -> None:
     Example:
       vp pause vp.coder.primary --reason "API quota"
     """
-    _answered(fleet_admin.pause(vp_id, reason), f"{vp_id} is paused. Resume: vp resume {vp_id}", as_json)
+    _answered(installation.pause(vp_id, reason), f"{vp_id} is paused. Resume: vp resume {vp_id}", as_json)
 
 
 @click.command("resume")
@@ -54,7 +55,7 @@ def resume_command(vp_id: str, as_json: bool) -> None:
     Example:
       vp resume vp.coder.primary
     """
-    _answered(fleet_admin.resume(vp_id), f"{vp_id} takes missions from its queue.", as_json)
+    _answered(installation.resume(vp_id), f"{vp_id} takes missions from its queue.", as_json)
 
 
 @click.command("worker")
@@ -129,7 +130,9 @@ def state(vp: dict[str, Any]) -> str:
     if vp["needs_input"]:
         words.append(f"{vp['needs_input']} need input")
     if not vp["available"]["ok"]:
-        words.append(vp["available"]["reason"] or "not available")
+        words.append("cannot run: see vp doctor")
+    elif vp["available"]["reason"]:
+        words.append("commands only")
     if vp["enabled"] and not vp["workers"]:
         words.append("no worker: run vp up")
     return output.line("; ".join(words) or "ready", 400)

@@ -182,7 +182,7 @@ def show_mission(mission: dict[str, Any]) -> None:
             ("", "cancel requested" if mission["cancel_requested"] and not mission["terminal"] else None),
             ("", "stalled: no output or progress for a while" if mission["stalled"] else None),
             ("objective", mission["objective"]),
-            ("attempt", f"{mission['attempt']} of at most {mission['max_attempts']}" if mission["attempt"] else None),
+            ("attempt", _attempt_line(mission)),
             ("created", output.instant(mission["created_at"])),
             ("not before", mission["not_before"] and output.instant(mission["not_before"])),
             ("expires", mission["expires_at"] and output.instant(mission["expires_at"])),
@@ -196,6 +196,13 @@ def show_mission(mission: dict[str, Any]) -> None:
             ("retry of", mission["retry_of"]),
         ]
     )
+
+
+def _attempt_line(mission: dict[str, Any]) -> str | None:
+    """Which attempt it is; a released one is not charged, so the number may pass ``max_attempts``."""
+    if not mission["attempt"]:
+        return None
+    return f"{mission['attempt']} ({mission['attempts_charged']} of {mission['max_attempts']} charged)"
 
 
 def show_events(events: list[dict[str, Any]]) -> None:

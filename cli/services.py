@@ -6,9 +6,10 @@ from typing import Any
 
 import click
 
-from vp_queue import config, fleet_admin, supervision
+from vp_queue import config
 from vp_queue.cli import output
 from vp_queue.cli.fleet import heartbeat, show_vps
+from vp_queue.operations import installation, supervision
 
 
 @click.command("up")
@@ -71,7 +72,7 @@ def status_command(as_json: bool) -> None:
       vp status --json
     """
     settings = config.load()
-    answer = fleet_admin.status(settings, supervision.report(settings))
+    answer = installation.status(settings, supervision.report(settings))
     if as_json:
         output.print_json(answer)
         return

@@ -20,9 +20,10 @@ def init_command(as_json: bool) -> None:
     Example:
       VP_HOME=~/vp vp init
     """
-    from vp_queue import config, fleet_admin
+    from vp_queue import config
+    from vp_queue.operations import installation
 
-    answer = fleet_admin.init(config.load())
+    answer = installation.init(config.load())
     if as_json:
         output.print_json(answer)
         return
@@ -47,9 +48,10 @@ def migrate_command(as_json: bool) -> None:
     Example:
       vp migrate
     """
-    from vp_queue import config, fleet_admin
+    from vp_queue import config
+    from vp_queue.operations import installation
 
-    answer = fleet_admin.migrate(config.load())
+    answer = installation.migrate(config.load())
     if as_json:
         output.print_json(answer)
     elif answer["applied"]:
@@ -69,7 +71,8 @@ def doctor_command(as_json: bool) -> int:
     Example:
       vp doctor
     """
-    from vp_queue import config, doctor, supervision
+    from vp_queue import config
+    from vp_queue.operations import doctor, supervision
 
     settings = config.load()
     checks = doctor.examine(settings, supervision.report(settings))

@@ -35,9 +35,6 @@ LAYERS = {
     "vp_queue.missions": 5,
     "vp_queue.tools": 6,
     "vp_queue.operations": 6,
-    "vp_queue.doctor": 6,
-    "vp_queue.supervision": 6,
-    "vp_queue.fleet_admin": 6,
     "vp_queue.mcp": 7,
     "vp_queue.web": 7,
 }

@@ -23,6 +23,7 @@ from vp_queue.errors import (
     VpDisabled,
 )
 from vp_queue.executors import registry
+from vp_queue.executors.base import Availability
 from vp_queue.ledger import database, fleet, inbox, queries, transitions, watch
 from vp_queue.ledger.models import Mission
 from vp_queue.ledger.records import NewMission
@@ -331,10 +332,18 @@ def vps() -> views.VpsAnswer:
         return views.VpsAnswer(vps=[_vp_view(profile) for profile in settings.vps.values()])
 
 
+def availability(profile: Profile) -> Availability:
+    """Whether a VP can run here; one that lacks its own program may still run missions' commands."""
+    found = registry.availability(profile.executor, profile.options)
+    if found.ok or not profile.allow_commands:
+        return found
+    return Availability(True, f'only mission_type="command"; for other missions: {found.reason}')
+
+
 def _vp_view(profile: Profile) -> views.VpView:
     decided = queries.agent_row(profile.vp_id)
     depths = queries.depths(profile.vp_id)
-    available = registry.availability(profile.executor, profile.options)
+    available = availability(profile)
     return views.VpView(
         vp_id=profile.vp_id,
         title=profile.title,

@@ -194,6 +194,20 @@ def test_the_time_limit_ends_a_mission(home: Home) -> None:
     assert failed["failure"]["log_tail"] == "began\n"
 
 
+def test_reported_use_beyond_the_budget_ends_a_mission_and_keeps_what_it_made(home: Home) -> None:
+    home.consumer()
+    script = 'echo part > $VP_WORK_PRODUCTS/part; echo \'{"usage": {"cost_usd": 2.5}}\' >&3; sleep 600'
+    failed = ended(shell(script, budget={"max_cost_usd": 2})["mission_id"])
+    assert (failed["status"], failed["failure"]["code"]) == ("failed", "budget_exhausted")
+    assert "2.5 US dollars" in failed["failure"]["message"]
+    read = ok(tools.vp_read_result_artifacts(mission_id=failed["mission_id"]))
+    assert [artifact["path"] for artifact in read["artifacts"]] == ["part"]
+    within = shell('echo \'{"usage": {"input_tokens": 6, "output_tokens": 4}}\' >&3', budget={"max_tokens": 10})
+    assert ended(within["mission_id"])["status"] == "completed"
+    after = shell('echo \'{"usage": {"turns": 3}}\' >&3', budget={"max_turns": 2})
+    assert ended(after["mission_id"])["failure"]["code"] == "budget_exhausted"
+
+
 def test_sigterm_releases_the_mission_uncharged_and_the_next_consumer_runs_it(home: Home) -> None:
     consumer = home.consumer()
     go = home.path / "go"

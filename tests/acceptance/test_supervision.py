@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from tests.harness import BIN, CODER, GENERAL, Home, home_at, ok, until
-from vp_queue import clock, config, supervision, tools
-from vp_queue.supervision_files import TEMPLATE, generated_programs, place
+from tests.harness import BIN, CODER, GENERAL, Home, alive_with_environment, home_at, ok, shell, until
+from vp_queue import clock, config, tools
+from vp_queue.operations import supervision
+from vp_queue.operations.programs import TEMPLATE, generated_programs, place
 
 EXTRA = '\n[vp."vp.extra"]\ntitle = "Extra"\nexecutor = "command"\nallow_commands = true\n'
 
@@ -190,16 +191,19 @@ def test_a_killed_program_and_a_killed_supervisord_come_back(supervised: Home) -
     first = pids(supervised)
     os.kill(first["keeper"], signal.SIGKILL)
     until(lambda: pids(supervised).get("keeper") not in (None, first["keeper"]), "another keeper")
-    os.kill(first["supervisord"], signal.SIGKILL)
-    until(lambda: clock.process_start_ticks(first["supervisord"]) is None, "supervisord died")
-    orphans = [pid for name, pid in first.items() if name in (GENERAL, CODER)]
-    try:
-        again = answer(supervised, "up", "--detach")
-        assert again["started"] is True
-        assert again["supervisord"]["pid"] != first["supervisord"]
-    finally:
-        for pid in orphans:  # supervisord leaves its programs behind when it is killed
-            os.kill(pid, signal.SIGTERM)
+    mission_id = shell("sleep 600")["mission_id"]
+    until(lambda: alive_with_environment("VP_MISSION_ID", mission_id), "its program runs")
+    before = pids(supervised)
+    os.kill(before["supervisord"], signal.SIGKILL)
+    # What it started ends with it, in good order: no consumer is left that no `vp down` knows.
+    until(lambda: not any(clock.process_start_ticks(pid) for pid in before.values()), "its programs ended")
+    assert alive_with_environment("VP_MISSION_ID", mission_id) == []
+    mission = ok(tools.vp_get_mission(mission_id=mission_id))["mission"]
+    assert (mission["status"], mission["attempts_charged"]) == ("queued", 0)
+    again = answer(supervised, "up", "--detach")
+    assert again["started"] is True
+    assert again["supervisord"]["pid"] != first["supervisord"]
+    ok(tools.vp_cancel_mission(mission_id=mission_id))
 
 
 def test_four_at_once_start_one_supervisord(supervised: Home) -> None:

@@ -28,6 +28,7 @@ from vp_queue.ledger.models import Mission
 from vp_queue.ledger.records import Claim, Ending
 from vp_queue.queue import huey, storage
 from vp_queue.worker import log
+from vp_queue.worker.supervised import end_with_supervisord
 from vp_queue.worker.tree import TreeIdentity, end_tree
 from vp_queue.worker.workspace import attempt_path
 
@@ -57,6 +58,7 @@ class Keeper:
 
     def run(self) -> None:
         """Sweep until :meth:`stop`."""
+        end_with_supervisord()
         with database.write_transaction() as tx:
             self._worker_id = fleet.register(tx, None, None).worker_id
         logger.info("keeper started")

@@ -17,6 +17,7 @@ class StopReason(StrEnum):
     CANCELLED = "cancelled"
     INTERRUPTED = "interrupted"
     TIMEOUT = "timeout"
+    BUDGET = "budget"
     LEASE_LOST = "lease_lost"
 
 

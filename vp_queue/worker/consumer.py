@@ -16,6 +16,7 @@ from vp_queue.worker import runner
 from vp_queue.worker.attempt import RunningAttempt, StopReason
 from vp_queue.worker.lease import LeaseKeeper
 from vp_queue.worker.runner import AttemptRunner
+from vp_queue.worker.supervised import end_with_supervisord
 
 logger = logging.getLogger("vp_queue.worker")
 
@@ -42,6 +43,7 @@ class MissionWorker:
         """Register this process as a worker, once, and begin its heartbeat."""
         with self._lock:
             if self._identity is None:
+                end_with_supervisord()
                 with database.write_transaction() as tx:
                     self._identity = fleet.register(tx, self._profile.vp_id, self._profile.digest)
                 self._leases.start(self._identity.worker_id)

@@ -13,7 +13,7 @@ import selectors
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict
-from typing import Final
+from typing import Any, Final
 
 from vp_queue import clock
 from vp_queue.config import Profile
@@ -23,6 +23,7 @@ from vp_queue.executors.base import ExecutorFailure, ProgramExit, Stopped
 from vp_queue.ledger import database, leases
 from vp_queue.worker import process, tree
 from vp_queue.worker.attempt import RunningAttempt, StopReason
+from vp_queue.worker.budget import overspent
 from vp_queue.worker.environment import program_environment, secrets_of
 from vp_queue.worker.gate import FIRST_PASSED_FD
 from vp_queue.worker.redaction import redacted
@@ -39,12 +40,19 @@ class ProgramControl:
     """The control handle of one attempt (``executors.base.Control``)."""
 
     def __init__(
-        self, running: RunningAttempt, profile: Profile, workspace: Workspace, cwd_fd: int, deadline: float
+        self,
+        running: RunningAttempt,
+        profile: Profile,
+        workspace: Workspace,
+        cwd_fd: int,
+        deadline: float,
+        budget: Mapping[str, Any],
     ) -> None:
         """
         Args:
             cwd_fd: the workspace or target directory, opened and checked.
             deadline: on :func:`vp_queue.clock.monotonic`; past it the attempt is stopped.
+            budget: the mission's; what is reported beyond it stops the attempt.
         """
         self.reported = Reported()
         self.exit: process.Exit | None = None
@@ -54,6 +62,7 @@ class ProgramControl:
         self._workspace = workspace
         self._cwd_fd = cwd_fd
         self._deadline = deadline
+        self._budget = budget
         self._progress_events = 0
         self._next_progress = 0.0
         self._heard: float | None = None
@@ -64,6 +73,7 @@ class ProgramControl:
         """Tell progress or usage; written to the ledger at a bounded rate."""
         self.reported.progress(fraction, message)
         self.reported.add_usage(usage)
+        self._check_budget()
         self._write_progress()
 
     def run_program(self, argv: Sequence[str], environment: Mapping[str, str] | None = None) -> ProgramExit:
@@ -76,6 +86,7 @@ class ProgramControl:
                 self._open_gate(launched)
                 self._stay(launched, ReportReader(read_end, self.reported))
                 self.exit = self._prove_dead(launched)
+        self._check_budget()
         self._write_progress(last=True)
         self._stop_if_told()
         if self.exit.output_limit:
@@ -144,6 +155,7 @@ class ProgramControl:
                     reports.read()
                     return
                 self._note_output(launched)
+                self._check_budget()
                 self._write_progress()
                 if clock.monotonic() >= self._deadline:
                     self._running.stop(StopReason.TIMEOUT)
@@ -176,6 +188,10 @@ class ProgramControl:
             logger.error("something of %s cannot be killed; trying again", launched.identity)
             self._running.wait_a_moment(KILL_AGAIN_SECONDS)
         return ended
+
+    def _check_budget(self) -> None:
+        if overspent(self._budget, self.reported.usage) is not None:
+            self._running.stop(StopReason.BUDGET)
 
     def _stop_if_told(self) -> None:
         if self._running.stop_reason is not None:

@@ -149,7 +149,7 @@ def create_cgroup(name: str) -> str | None:
     Returns:
         its absolute path, or None where there is no cgroup v2 or it is not ours to write.
     """
-    parent = _own_cgroup()
+    parent = own_cgroup()
     if parent is None:
         return None
     path = f"{parent}/{CGROUP_PREFIX}{name}"
@@ -207,7 +207,7 @@ def remove_cgroup(path: str) -> bool:
     return not os.path.isdir(path)
 
 
-def _own_cgroup() -> str | None:
+def own_cgroup() -> str | None:
     try:
         lines = _read("/proc/self/cgroup", ENVIRON_BYTES).decode().splitlines()
         own = next((line[3:] for line in lines if line.startswith("0::")), None)

@@ -31,6 +31,7 @@ from vp_queue.worker import artifacts, log
 from vp_queue.worker.artifacts import Collection
 from vp_queue.worker.attempt import RunningAttempt, StopReason
 from vp_queue.worker.briefing import as_json, briefing
+from vp_queue.worker.budget import overspent
 from vp_queue.worker.control import ProgramControl
 from vp_queue.worker.redaction import redacted
 from vp_queue.worker.reports import clean
@@ -90,7 +91,9 @@ class AttemptRunner:
         cwd_fd = self._open_working_directory(workspace)
         try:
             deadline = clock.monotonic() + self._time_limit_seconds()
-            self._control = ProgramControl(self._running, self._profile, workspace, cwd_fd, deadline)
+            self._control = ProgramControl(
+                self._running, self._profile, workspace, cwd_fd, deadline, self._mission.budget
+            )
             # Whatever the VP's executor, a mission's own command is run by the command executor.
             name = "command" if self._mission.mission_type == "command" else self._profile.executor
             result = registry.executor(name).run(self._brief(workspace), self._control)
@@ -168,6 +171,9 @@ class AttemptRunner:
         if self._running.stop_reason == StopReason.TIMEOUT:
             limit = self._time_limit_seconds()
             verdict = self._failed(FailureCode.TIMEOUT, f"The time limit of {limit:g} s was reached.")
+        elif self._running.stop_reason == StopReason.BUDGET and self._control is not None:
+            spent = overspent(self._mission.budget, self._control.reported.usage)
+            verdict = self._failed(FailureCode.BUDGET_EXHAUSTED, f"The budget is used up: {spent}.")
         interrupted = self._running.stop_reason == StopReason.INTERRUPTED
         collection = Collection((), (), 0)
         if self._workspace is not None and not interrupted:

@@ -303,7 +303,7 @@ def test_doctor_finds_what_is_wrong_and_passes_what_is_not(cli: Cli, home: Home)
 
 
 def test_an_unexpected_failure_is_an_internal_error_with_an_id(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vp_queue.supervision.report", lambda _: 1 / 0)
+    monkeypatch.setattr("vp_queue.operations.supervision.report", lambda _: 1 / 0)
     code, answer = cli.json("status")
     assert (code, answer["error"]["code"]) == (70, "internal_error")
     assert answer["error"]["details"]["error_id"] in answer["error"]["message"]

@@ -116,6 +116,17 @@ def test_a_queue_write_of_its_own_is_a_transaction_of_its_own(general: SqliteHue
     assert kv() == ["lock"]
 
 
+def test_a_queue_write_of_several_statements_happens_whole_or_not_at_all(general: SqliteHuey) -> None:
+    def broken() -> None:
+        with general.storage.db(commit=True) as cursor:
+            cursor.execute("INSERT INTO kv (queue, key, value) VALUES ('q', 'half', x'00')")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        broken()
+    assert kv() == []
+
+
 def test_the_queue_lives_in_the_ledgers_file_on_its_connection(general: SqliteHuey) -> None:
     assert isinstance(general.storage, CySqliteStorage)
     assert general.storage.conn is database.current().db.connection()

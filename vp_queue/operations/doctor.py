@@ -17,7 +17,6 @@ from typing import Any, Final
 from vp_queue import __version__, clock, missions
 from vp_queue.config import Profile, Settings
 from vp_queue.errors import VpError
-from vp_queue.executors import registry
 from vp_queue.ledger import database, schema
 from vp_queue.worker import procfs
 
@@ -169,7 +168,7 @@ def _ledger(settings: Settings) -> Iterator[Check]:
 
 
 def _cgroup() -> Check:
-    parent = procfs._own_cgroup()
+    parent = procfs.own_cgroup()
     if parent is not None and os.access(parent, os.W_OK):
         return check("cgroup v2", True, parent)
     return check(
@@ -224,12 +223,12 @@ def _vp(settings: Settings, profile: Profile) -> Iterator[Check]:
     if not profile.enabled:
         yield check(name, None, "disabled", f"To use it, set enabled = true in {settings.config_path}")
         return
-    available = registry.availability(profile.executor, profile.options)
+    available = missions.availability(profile)
     runs = f"executor {profile.executor}, {profile.concurrency} at once"
-    if available.ok:
+    if available.ok and available.reason:
+        yield check(name, None, f"{runs}: commands of missions only", available.reason)
+    elif available.ok:
         yield check(name, True, runs + (", and commands of missions" if profile.allow_commands else ""))
-    elif profile.allow_commands:
-        yield check(name, None, f"{runs}: commands of missions only", f"For other missions: {available.reason}")
     else:
         yield check(name, False, f"{runs}: cannot run", f"{available.reason}")
     missing = [str(root) for root in profile.allowed_target_roots if not root.is_dir()]

@@ -22,7 +22,7 @@ from typing import Final
 from vp_queue.config import Settings
 from vp_queue.errors import ConfigurationError
 
-TEMPLATE: Final = Path(__file__).with_name("supervisord.conf")
+TEMPLATE: Final = Path(__file__).parents[1] / "supervisord.conf"
 KEEPER: Final = "keeper"
 
 _PATTERN_VP: Final = "vp.general.primary"  # the program that others are copied from

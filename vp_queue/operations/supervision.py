@@ -24,8 +24,8 @@ from typing import Any, Final, NoReturn, TypeVar
 from vp_queue import clock, missions
 from vp_queue.config import Settings
 from vp_queue.errors import ConfigurationError, InternalError, VpDisabled
-from vp_queue.supervision_files import KEEPER, Place, place, wanted_programs, write
-from vp_queue.supervision_rpc import STOPPED_STATES, Supervisord, connect
+from vp_queue.operations.programs import KEEPER, Place, place, wanted_programs, write
+from vp_queue.operations.supervisord import STOPPED_STATES, Supervisord, connect
 
 Found = TypeVar("Found")
 

@@ -30,7 +30,7 @@ from playhouse.cysqlite_ext import CySqliteDatabase
 from vp_queue import clock
 from vp_queue.contracts import limits
 from vp_queue.errors import LedgerBusy, LedgerUnavailable, VpError
-from vp_queue.ledger import models, schema
+from vp_queue.ledger import forks, models, schema
 
 logger = logging.getLogger("vp_queue.ledger")
 
@@ -56,6 +56,15 @@ class LedgerDatabase(CySqliteDatabase):
     dispatch took 1.4 s. cysqlite's handler retries at short random intervals instead.
     """
 
+    def _connect(self) -> cysqlite.Connection:
+        connection = forks.connect(self.database, timeout=self._timeout, **self.connect_params)
+        try:
+            self._add_conn_hooks(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
     def _add_conn_hooks(self, conn: Any) -> None:
         conn.set_busy_handler(BEGIN_WAIT_SECONDS)
         super()._add_conn_hooks(conn)
@@ -77,18 +86,24 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.db = LedgerDatabase(
-            str(path), rank_functions=False, pragmas=PRAGMAS, timeout=BEGIN_WAIT_SECONDS, lock_type="immediate"
-        )
+        self.db = self._unconnected()
         # (device, inode) at opening: a file replaced since is another ledger.
         self.identity: tuple[int, int] | None = None
+
+    def _unconnected(self) -> LedgerDatabase:
+        return LedgerDatabase(
+            str(self.path), rank_functions=False, pragmas=PRAGMAS, timeout=BEGIN_WAIT_SECONDS, lock_type="immediate"
+        )
+
+    def renew(self) -> None:
+        """Start without connections: a fork closed those there were."""
+        self.db = self._unconnected()
+        models.database_proxy.initialize(self.db)
 
 
 _lock = threading.RLock()
 _current: Ledger | None = None
 _observers: list[CommitObserver] = []
-# Connections inherited over fork must neither be used nor closed in the child; they are kept here.
-_inherited: list[Any] = []
 
 
 def open_ledger(path: Path) -> Ledger:
@@ -103,7 +118,7 @@ def open_ledger(path: Path) -> Ledger:
     global _current
     if is_current(path):
         return current()
-    with _lock, translated_errors(path):
+    with _lock, forks.passage(), translated_errors(path):
         if is_current(path):
             # Another thread opened it meanwhile. A second one would bind the models to other connections
             # in the midst of that thread's transaction, which then waits for itself.
@@ -152,7 +167,7 @@ def read_transaction() -> Iterator[datetime]:
     Joins an open transaction, so a writer may use the same queries.
     """
     ledger = current()
-    with translated_errors(ledger.path):
+    with forks.passage(), translated_errors(ledger.path):
         if ledger.db.in_transaction():
             yield clock.now()
             return
@@ -172,7 +187,7 @@ def write_transaction() -> Iterator[Transaction]:
     ledger = current()
     if ledger.db.in_transaction():
         raise RuntimeError("write_transaction does not nest: pass the open Transaction on")
-    with translated_errors(ledger.path):
+    with forks.passage(), translated_errors(ledger.path):
         with _begun(ledger):
             transaction = Transaction(now=clock.now())
             yield transaction
@@ -266,13 +281,15 @@ def versions() -> dict[str, str]:
     return {"cysqlite": cysqlite.sqlite_version, "stdlib": sqlite3.sqlite_version}
 
 
-def _forget_connections() -> None:
-    """In a forked child: leave the parent's connections alone and start afresh."""
-    global _current, _lock
-    _lock = threading.RLock()
+def _renew() -> None:
     if _current is not None:
-        _inherited.append(_current)
-        _current = None
+        _current.renew()
 
 
-os.register_at_fork(after_in_child=_forget_connections)
+def _forget() -> None:
+    """In a forked child: nothing is open, and another thread may have held the lock."""
+    global _current, _lock
+    _current, _lock = None, threading.RLock()
+
+
+forks.after_fork(in_parent=_renew, in_child=_forget)

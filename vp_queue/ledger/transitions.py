@@ -79,7 +79,7 @@ def claim(
         (Mission.id == mission_id)
         & (Mission.status == Status.QUEUED)
         & (Mission.attempt == attempt - 1)
-        & (Mission.not_before.is_null() | (Mission.not_before <= tx.now))
+        & (Mission.due_at <= tx.now)
         & (Mission.expires_at.is_null() | Mission.started_at.is_null(False) | (Mission.expires_at > tx.now)),
         status=Status.RUNNING,
         attempt=attempt,

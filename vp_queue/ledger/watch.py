@@ -9,6 +9,7 @@ without inotify.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import os
@@ -23,7 +24,7 @@ from typing import Final
 import cysqlite
 
 from vp_queue import clock
-from vp_queue.ledger import database
+from vp_queue.ledger import database, forks
 
 logger = logging.getLogger("vp_queue.ledger")
 
@@ -94,32 +95,47 @@ class ChangeWatch:
                 self.wake()
 
     def _follow(self, inotify: int | None, names: set[bytes]) -> None:
-        # Never creates the file: an empty one in the place of a removed ledger would pass for a new ledger.
-        flags = getattr(cysqlite, "SQLITE_OPEN_READWRITE")  # noqa: B009  made at run time, unknown to mypy
-        connection = cysqlite.connect(str(self._path), flags=flags, timeout=database.BEGIN_WAIT_SECONDS)
-        try:
-            seen = _version(connection)
+        with contextlib.closing(_VersionReader(self._path)) as reader:
+            seen = reader.version()
             self._ready.set()
             while not self._closed:
-                seen = self._look(connection, seen, wait_for_commit=_await_write(inotify, names))
-        finally:
-            connection.close()
+                seen = self._look(reader, seen, wait_for_commit=_await_write(inotify, names))
 
-    def _look(self, connection: cysqlite.Connection, seen: int, *, wait_for_commit: bool) -> int:
-        version = _version(connection)
+    def _look(self, reader: _VersionReader, seen: tuple[int, int], *, wait_for_commit: bool) -> tuple[int, int]:
+        version = reader.version()
         if wait_for_commit:
             for pause in RECHECK_SECONDS:
                 if version != seen:
                     break
                 time.sleep(pause)
-                version = _version(connection)
+                version = reader.version()
         if version != seen:
             self.wake()
         return version
 
 
-def _version(connection: cysqlite.Connection) -> int:
-    return int(connection.pragma("data_version"))
+class _VersionReader:
+    """Reads ``PRAGMA data_version`` on a connection of its own, made anew after a fork closed it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._generation = -1
+        self._connection: cysqlite.Connection | None = None
+
+    def version(self) -> tuple[int, int]:
+        """Changes with every commit of any other connection."""
+        with forks.passage():
+            if self._connection is None or self._generation != forks.generation():
+                # Never creates the file: an empty one in the place of a removed ledger would pass for a new one.
+                flags = getattr(cysqlite, "SQLITE_OPEN_READWRITE")  # noqa: B009  made at run time, unknown to mypy
+                self._connection = forks.connect(str(self._path), flags=flags, timeout=database.BEGIN_WAIT_SECONDS)
+                self._generation = forks.generation()
+            return self._generation, int(self._connection.pragma("data_version"))
+
+    def close(self) -> None:
+        with forks.passage():
+            if self._connection is not None:
+                self._connection.close()
 
 
 def _open_inotify(folder: Path) -> int | None:
@@ -186,4 +202,4 @@ def _forget_lock() -> None:
     _lock = threading.Lock()  # another thread may have held it when this process was forked
 
 
-os.register_at_fork(after_in_child=_forget_lock)
+forks.after_fork(in_parent=lambda: None, in_child=_forget_lock)

@@ -22,7 +22,7 @@ from huey.utils import Error
 
 from vp_queue import clock
 from vp_queue.contracts import Outcome
-from vp_queue.ledger import database, fleet, watch
+from vp_queue.ledger import database, fleet, queries, watch
 from vp_queue.ledger.models import Attempt, Mission
 from vp_queue.queue.messages import JsonSerializer, check_wake_up, parse_wake_up_id
 
@@ -74,7 +74,7 @@ class LedgerStorage(CySqliteStorage):
             with database.write_transaction():
                 yield self.conn.cursor()
         else:
-            with database.translated_errors(ledger.path):
+            with database.read_transaction():
                 yield self.conn.cursor()
 
     def close(self) -> bool:
@@ -178,12 +178,14 @@ def _outcome(key: str) -> Any:
     if parsed is None:
         return None
     mission_id, number = parsed
-    attempt = Attempt.get_or_none(Attempt.mission == mission_id, Attempt.number == number)
-    if attempt is None or attempt.outcome == Outcome.RUNNING:
+    with database.read_transaction():
+        attempt = Attempt.get_or_none(Attempt.mission == mission_id, Attempt.number == number)
+        mission = queries.mission_row(mission_id) if attempt is not None else None
+    if attempt is None or mission is None or attempt.outcome == Outcome.RUNNING:
         return EmptyData
     body = {"mission_id": mission_id, "attempt": number, "outcome": attempt.outcome}
     if attempt.outcome == Outcome.COMPLETED:
-        body["result"] = Mission.get_by_id(mission_id).result
+        body["result"] = mission.result
         return JsonSerializer().serialize(body)
     failure = attempt.failure or {}
     error = failure.get("message") or f"the attempt was {attempt.outcome}"

@@ -290,6 +290,7 @@ if sys.argv[1] == "busy":
     holder = threading.Thread(target=hold)
     holder.start()
     busy.wait()
+    threading.Timer(0.3, release.set).start()   # the fork waits for it
 pid = os.fork()
 if pid == 0:
     code = 1
@@ -297,7 +298,7 @@ if pid == 0:
         assert tools.vp_get_mission(mission_id=first)["ok"]
         answer = tools.vp_wait_mission(mission_id=first, timeout_seconds=0)
         assert answer["ok"], answer
-        print("child", dispatch(), flush=True)          # waits until the parent's thread is done
+        print("child", dispatch(), flush=True)
         code = 0
     finally:
         os._exit(code)
@@ -309,18 +310,7 @@ print("parent", dispatch(), flush=True)
 """
 
 
-@pytest.mark.parametrize(
-    "meanwhile",
-    [
-        "idle",
-        pytest.param(
-            "busy",
-            marks=pytest.mark.xfail(
-                reason="SQLite's table of locks is inherited: the child believes for ever that it holds the write lock"
-            ),
-        ),
-    ],
-)
+@pytest.mark.parametrize("meanwhile", ["idle", "busy"])
 def test_after_a_fork_both_the_child_and_the_parent_work(home: Home, meanwhile: str) -> None:
     argv = [sys.executable, "-c", FORKING, meanwhile]
     ran = subprocess.run(argv, env=home.environment, capture_output=True, text=True)
@@ -333,6 +323,27 @@ def test_after_a_fork_both_the_child_and_the_parent_work(home: Home, meanwhile: 
     connection = cysqlite.connect(str(home.database))
     assert connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
     connection.close()
+
+
+INSIDE = """
+import os
+from vp_queue import tools
+from vp_queue.ledger import database
+tools.vp_list_vps()
+with database.write_transaction():
+    pid = os.fork()
+    if pid == 0:
+        answer = tools.vp_dispatch_mission(vp_id="vp.general.primary", objective="x")
+        os._exit(0 if not answer["ok"] and answer["error"]["code"] == "ledger_unavailable" else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+assert tools.vp_dispatch_mission(vp_id="vp.general.primary", objective="x")["ok"]
+"""
+
+
+def test_a_child_forked_inside_a_transaction_refuses_rather_than_corrupts(home: Home) -> None:
+    ran = subprocess.run([sys.executable, "-c", INSIDE], env=home.environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert "forking inside a ledger transaction" in ran.stderr
 
 
 ORPHANED = """
@@ -353,9 +364,6 @@ if os.fork() == 0:
 """
 
 
-@pytest.mark.xfail(
-    reason="a forked child holds no lock on the ledger: its parent's exit removes the -wal and -shm files under it"
-)
 def test_what_a_forked_child_acknowledges_after_its_parent_exited_is_kept(home: Home) -> None:
     child = subprocess.Popen(
         [sys.executable, "-c", ORPHANED], env=home.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -213,15 +213,15 @@ def test_trouble_while_watching_is_outlived(
     ledger: database.Ledger, other: OtherProcess, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(watch, "SLOW_POLL_SECONDS", 0.01)
-    version, failed = watch._version, threading.Event()
+    version, failed = watch._VersionReader.version, threading.Event()
 
-    def once_broken(connection: cysqlite.Connection) -> int:
+    def once_broken(reader: watch._VersionReader) -> tuple[int, int]:
         if not failed.is_set():
             failed.set()
             raise cysqlite.OperationalError("disk I/O error")
-        return version(connection)
+        return version(reader)
 
-    monkeypatch.setattr(watch, "_version", once_broken)
+    monkeypatch.setattr(watch._VersionReader, "version", once_broken)
     changes = watch.current()
     token = changes.token()
     assert changes.wait(token, GENEROUS_SECONDS), "waiters look at the ledger themselves while watching is in trouble"

@@ -91,6 +91,11 @@ def claimed(mission_id: str, worker: str = "w-1") -> Claim:
     return landed[1]
 
 
+def until_due(mission_id: str, wall: WallClock) -> None:
+    """Let the wall clock reach the time at which a queued mission may start."""
+    wall.instant = max(wall.instant, row(mission_id).due_at)
+
+
 def row(mission_id: str) -> Mission:
     with database.read_transaction():
         return queries.mission_row(mission_id)
@@ -503,6 +508,7 @@ def test_the_back_off_doubles_up_to_its_cap(wall: WallClock) -> None:
     mission_id = accepted(max_attempts=limits.MAX_ATTEMPTS)
     waits = []
     for _ in range(limits.MAX_ATTEMPTS - 1):
+        until_due(mission_id, wall)
         claim = claimed(mission_id)
         write(lambda tx, claim=claim: transitions.fail(tx, claim, BROKEN, Ending(), backoff_seconds=50))
         due_at = row(mission_id).due_at
@@ -510,10 +516,20 @@ def test_the_back_off_doubles_up_to_its_cap(wall: WallClock) -> None:
         assert event_rows(mission_id)[-1].data["retry_at"] == clock.as_text(due_at)
     assert waits == [50, 100, 200, 400, 800, 1600, 3200, 3600, 3600]
     assert transitions.BACKOFF_CAP_SECONDS == 3600
+    until_due(mission_id, wall)
     claim = claimed(mission_id)
     write(lambda tx: transitions.fail(tx, claim, BROKEN, Ending(), backoff_seconds=50))
     mission = row(mission_id)
     assert (mission.status, mission.attempts_charged) == (FAILED, limits.MAX_ATTEMPTS)
+
+
+def test_a_wake_up_before_the_back_off_is_over_is_not_heeded(wall: WallClock) -> None:
+    mission_id = accepted(max_attempts=2)
+    ended(mission_id, lambda tx, claim: transitions.fail(tx, claim, BROKEN, Ending(), backoff_seconds=50))
+    worker = WorkerIdentity("w-2", "host", clock.host_identity())
+    assert write(lambda tx: transitions.claim(tx, mission_id, 2, worker, 30)) is None
+    until_due(mission_id, wall)
+    assert write(lambda tx: transitions.claim(tx, mission_id, 2, worker, 30)) is not None
 
 
 @pytest.mark.parametrize("code", FailureCode)
@@ -585,6 +601,7 @@ def test_a_lost_worker_is_charged_and_the_event_tells_what_the_keeper_knew() -> 
 def test_a_success_after_a_failure_leaves_no_failure_on_the_mission(wall: WallClock) -> None:
     mission_id = accepted(max_attempts=2)
     ended(mission_id, lambda tx, claim: fail(tx, Subject(mission_id, claim, wall)))
+    until_due(mission_id, wall)
     claim = claimed(mission_id)
     write(lambda tx: transitions.complete(tx, claim, DONE))
     mission = row(mission_id)
@@ -791,6 +808,7 @@ def test_event_data_of_exactly_16_kib_is_kept_whole(more: int, kept: bool) -> No
 def test_an_event_carries_the_attempt_it_belongs_to(wall: WallClock) -> None:
     mission_id = accepted(max_attempts=2)
     ended(mission_id, lambda tx, claim: fail(tx, Subject(mission_id, claim, wall)))
+    until_due(mission_id, wall)
     ended(mission_id, lambda tx, claim: transitions.complete(tx, claim, DONE))
     assert [(event.type, event.attempt) for event in event_rows(mission_id)] == [
         (EventType.DISPATCHED, None),

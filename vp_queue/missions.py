@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from vp_queue import clock, config
 from vp_queue.config import Profile, Settings
@@ -380,8 +380,16 @@ def _set_paused(vp_id: str, paused: bool, reason: str | None) -> views.VpView:
         return _vp_view(profile)
 
 
-def keepers() -> list[Any]:
+def keepers() -> list[views.WorkerView]:
     """The keepers that have not ended, for ``vp status``."""
     ready()
     with database.read_transaction():
         return queries.worker_views(None)
+
+
+def worker_pids() -> set[int]:
+    """The pids of all workers and keepers that have registered and not ended."""
+    settings = ready()
+    with database.read_transaction():
+        of_all = [queries.worker_views(vp_id) for vp_id in (*settings.vps, None)]
+    return {worker.pid for workers in of_all for worker in workers}

@@ -1083,7 +1083,9 @@ def test_the_roster_tells_what_each_vp_is_for_and_whether_it_can_run(home: Home)
     shown = ("queued", "running", "needs_input", "paused", "pause_reason", "draining", "enabled", "executor", "workers")
     assert [general[name] for name in shown] == [1, 1, 1, True, "lunch", False, True, "command", []]
     assert general["available"] == {"ok": True, "reason": None}
-    assert coder["available"]["ok"] is False
+    # Without argv it runs missions' own commands, as allow_commands says, and nothing else.
+    assert coder["available"]["ok"] is True
+    assert 'only mission_type="command"' in coder["available"]["reason"]
     assert "argv" in coder["available"]["reason"]
 
 

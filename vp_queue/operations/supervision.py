@@ -302,7 +302,7 @@ def _update(running: Supervisord, settings: Settings) -> Changes:
 
 
 def _await_running(where: Place, running: Supervisord, wanted: Sequence[str]) -> None:
-    """Return when all are RUNNING.
+    """Return when all are RUNNING and have registered as workers: up and at work, not only started.
 
     Raises:
         InternalError: one is not, by the deadline or after repeated failures.
@@ -311,8 +311,10 @@ def _await_running(where: Place, running: Supervisord, wanted: Sequence[str]) ->
     failing_since: dict[str, float] = {}
     while True:
         with _explained(where):
-            states = {p["name"]: p["statename"] for p in running.programs()}
-        late = [name for name in wanted if states.get(name) != "RUNNING"]
+            programs = {p["name"]: p for p in running.programs()}
+        states = {name: program["statename"] for name, program in programs.items()}
+        at_work = missions.worker_pids()
+        late = [name for name in wanted if states.get(name) != "RUNNING" or programs[name]["pid"] not in at_work]
         if not late:
             return
         now = clock.monotonic()

@@ -38,9 +38,10 @@ def resolution(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture(autouse=True)
 def no_descriptor_is_left_open() -> Iterator[None]:
-    before = len(os.listdir("/proc/self/fd"))
+    before = os.listdir("/proc/self/fd")
     yield
-    assert len(os.listdir("/proc/self/fd")) == before
+    # Fewer is fine: what an earlier test left to the garbage collector may go meanwhile.
+    assert len(os.listdir("/proc/self/fd")) <= len(before)
 
 
 @pytest.fixture

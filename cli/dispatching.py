@@ -25,7 +25,7 @@ class DispatchCommand(click.Command):
     """Lets ``--wait`` go without a value anywhere, not only at the end."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        for index, (arg, after) in enumerate(zip(args, [*args[1:], ""], strict=True)):
+        for index, (arg, after) in enumerate(zip(args, [*args[1:], ""], strict=False)):
             if arg == "--":
                 break
             if arg == "--wait" and not after.replace(".", "", 1).isdecimal():

@@ -26,9 +26,9 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 NOT_COMPLETED: Final = 1
 WAIT_TIMED_OUT: Final = 5
-INTERNAL: Final = 70
 # Wider cells than this may be cut where the terminal is narrow.
 WIDEST_FIXED_COLUMN: Final = 24
+SLIMMEST_LAST_COLUMN: Final = 12
 
 _ESCAPES: Final = re.compile(
     r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)"  # OSC: titles, links, clipboard
@@ -174,16 +174,18 @@ def table(columns: Iterable[str], rows: Iterable[Iterable[object]], *, last_colu
     plain = clean if last_column_folds else line
     cells = [[plain(cell) for cell in row] for row in rows]
     grid = Table(box=None, pad_edge=False, header_style="bold")
-    for index, name in enumerate(names):
-        last = index == len(names) - 1
-        widest = max(len(name), *(len(row[index]) for row in cells)) if cells else len(name)
-        folds = last and last_column_folds
-        grid.add_column(
-            name,
-            no_wrap=not folds,
-            overflow="fold" if folds else "ellipsis",
-            min_width=None if last else min(widest, WIDEST_FIXED_COLUMN),
-        )
+    widths = [max(len(name), *(len(row[index]) for row in cells), 0) for index, name in enumerate(names)]
+    fixed = [min(width, WIDEST_FIXED_COLUMN) for width in widths[:-1]]
+    # Told outright: left to itself, rich takes whole columns away for one long cell in the last.
+    left = max(SLIMMEST_LAST_COLUMN, console().width - sum(fixed) - 2 * len(fixed))
+    for name, width in zip(names[:-1], fixed, strict=True):
+        grid.add_column(name, no_wrap=True, overflow="ellipsis", min_width=width)
+    grid.add_column(
+        names[-1],
+        no_wrap=not last_column_folds,
+        overflow="fold" if last_column_folds else "ellipsis",
+        max_width=left,
+    )
     for row in cells:
         grid.add_row(*(Text(cell, style=STATUS_STYLES.get(cell, "")) for cell in row))
     console().print(grid)

@@ -18,7 +18,7 @@ try:
 except VpError as error:
     sys.exit(f"This consumer cannot start: {error.message}")
 
-on_interrupted(huey, worker.interrupt)
+on_interrupted(huey, worker.stop_all)
 huey.on_startup()(worker.start)
 
 # Last, so that these may say `from vp_queue.tasks.app import huey` and `@huey.signal("mission.completed")`.

@@ -4,10 +4,28 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+
+import cysqlite
 
 from tests import oracle
 from tests.harness import GENERAL, Home, alive_with_environment, ended, ok, shell, status, until, worker_pids
 from vp_queue import missions, tools
+
+
+def freeze(process: subprocess.Popen[bytes], home: Home) -> None:
+    """Stop a process, but not in the midst of a write: SQLite lets nobody else write then (another fault)."""
+    while True:
+        process.send_signal(signal.SIGSTOP)
+        connection = cysqlite.connect(str(home.database), timeout=0.2)
+        try:
+            connection.begin("immediate")
+            connection.rollback()
+            return
+        except cysqlite.OperationalError:
+            process.send_signal(signal.SIGCONT)
+        finally:
+            connection.close()
 
 
 def test_a_worker_frozen_past_its_lease_is_fenced_and_its_program_is_dead_before_another_starts(home: Home) -> None:
@@ -18,7 +36,7 @@ def test_a_worker_frozen_past_its_lease_is_fenced_and_its_program_is_dead_before
         "mission_id"
     ]
     until(lambda: alive_with_environment("VP_MISSION_ID", mission_id), "the program runs")
-    frozen.send_signal(signal.SIGSTOP)
+    freeze(frozen, home)
     until(lambda: status(mission_id) == "queued", "the lease ran out and the mission is queued again")
     assert alive_with_environment("VP_MISSION_ID", mission_id) == []
     home.consumer()

@@ -17,6 +17,9 @@ from vp_queue.contracts import limits
 
 NAME_BYTES: Final = 255  # what Linux file systems take for one name
 PATH_BYTES: Final = 4_095  # PATH_MAX without its closing NUL
+# What the worker puts into a workspace itself; compared without regard to case.
+WORKSPACE_FILES: Final = frozenset({"mission.md", "mission.json", "run.log", "mission_receipt.json"})
+WORK_PRODUCTS: Final = "work_products"
 SHOWN_CHARS: Final = 200  # of a name that is only named, never opened
 
 # Explicit embeddings, overrides and isolates make a name read as another ("Trojan Source",
@@ -62,6 +65,24 @@ def check_relative_path(path: str) -> str:
         raise ValueError(f"the path is longer than {PATH_BYTES} bytes of UTF-8")
     _check_components(path.split("/"))
     return path
+
+
+def check_workspace_files(names: Iterable[str]) -> None:
+    """Check the paths of ``constraints.files`` together, each having passed :func:`check_relative_path`.
+
+    Raises:
+        ValueError: one is a file of the worker's own (however its case is written), or one would have to
+            be a file and a folder at once. The message begins with the path.
+    """
+    wanted = set(names)
+    for name in sorted(wanted):
+        first, *rest = name.split("/")
+        if first.casefold() in WORKSPACE_FILES or name == WORK_PRODUCTS:
+            raise ValueError(f"{name!r} is made by the worker itself; choose another name")
+        above = ["/".join([first, *rest[:depth]]) for depth in range(len(rest))]
+        clash = next((parent for parent in above if parent in wanted), None)
+        if clash is not None:
+            raise ValueError(f"{name!r} needs {clash!r} to be a folder, but it is given as a file")
 
 
 def _check_components(components: list[str]) -> None:

@@ -25,7 +25,7 @@ from pydantic import (
 
 from vp_queue import clock
 from vp_queue.contracts import limits
-from vp_queue.contracts.paths import check_relative_path
+from vp_queue.contracts.paths import check_relative_path, check_workspace_files
 from vp_queue.contracts.vocabulary import Status
 
 MISSION_ID_PATTERN = r"^m-[0-9a-z-]{10,60}$"
@@ -135,9 +135,10 @@ class Constraints(Section):
                 raise ValueError(f"command: must not exceed {limits.COMMAND_BYTES} bytes")
         if sum(len(text.encode()) for text in self.files.values()) > limits.FILES_BYTES:
             raise ValueError(f"files: contents together must not exceed {limits.FILES_BYTES} bytes")
-        reserved = {"MISSION.md", "mission.json", "run.log", "mission_receipt.json"} & self.files.keys()
-        if reserved:
-            raise ValueError(f"files: {sorted(reserved)[0]} is written by vp-queue; choose another name")
+        try:
+            check_workspace_files(self.files)
+        except ValueError as error:
+            raise ValueError(f"files: {error}") from None
         return self
 
 

@@ -39,6 +39,7 @@ logger = logging.getLogger("vp_queue.ledger")
 BEGIN_WAIT_SECONDS: Final = 2.0
 RETRY_AFTER_SECONDS: Final = 1.0
 CANNOT_OPEN: Final = 14  # SQLITE_CANTOPEN
+FCNTL_PERSIST_WAL: Final = 10  # SQLITE_FCNTL_PERSIST_WAL
 DRIVER_ERRORS: Final = (DatabaseError, InterfaceError, cysqlite.Error)
 PRAGMAS: Final = {
     "synchronous": 2,  # FULL: an acknowledged dispatch survives a power cut
@@ -56,6 +57,10 @@ class LedgerDatabase(CySqliteDatabase):
     dispatch took 1.4 s. cysqlite's handler retries at short random intervals instead.
     """
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._log = threading.local()
+        super().__init__(*args, **kwargs)
+
     def _connect(self) -> cysqlite.Connection:
         connection = forks.connect(self.database, timeout=self._timeout, **self.connect_params)
         try:
@@ -63,11 +68,34 @@ class LedgerDatabase(CySqliteDatabase):
         except BaseException:
             connection.close()
             raise
+        connection.pragma("user_version")  # reads the file, which opens the log
+        self._log.identity = _identity(Path(f"{self.database}-wal"))
         return connection
+
+    def log_is_another(self) -> bool:
+        """Whether this thread's connection writes to a log (``-wal``) that is no longer the ledger's.
+
+        POSIX drops a process's locks on a file when it closes *any* descriptor of it, say of ``open(path)`` or
+        of another SQLite library. The next client to close last then deletes the log, and a connection that
+        goes on writes into the void. So it is looked at before each transaction and after each commit.
+        """
+        if self.is_closed():
+            return False
+        now = _identity(Path(f"{self.database}-wal"))
+        if self._log.identity is None:
+            self._log.identity = now
+        return bool(self._log.identity != now)
 
     def _add_conn_hooks(self, conn: Any) -> None:
         conn.set_busy_handler(BEGIN_WAIT_SECONDS)
         super()._add_conn_hooks(conn)
+        # Our own last closer leaves the log in place: no process of ours can be cut off from it (see below).
+        conn.file_control(FCNTL_PERSIST_WAL, 1)
+
+    def rollback(self) -> None:
+        """Roll back, unless SQLite has done so itself (a full disk, an I/O error): that error is the one to tell."""
+        if self.connection().in_transaction:
+            super().rollback()
 
 
 @dataclass
@@ -171,6 +199,7 @@ def read_transaction() -> Iterator[datetime]:
         if ledger.db.in_transaction():
             yield clock.now()
             return
+        _reattach(ledger)
         with ledger.db.atomic("deferred"):
             yield clock.now()
 
@@ -188,10 +217,24 @@ def write_transaction() -> Iterator[Transaction]:
     if ledger.db.in_transaction():
         raise RuntimeError("write_transaction does not nest: pass the open Transaction on")
     with forks.passage(), translated_errors(ledger.path):
+        _reattach(ledger)
         with _begun(ledger):
             transaction = Transaction(now=clock.now())
             yield transaction
+        if ledger.db.log_is_another():
+            raise LedgerUnavailable(
+                f"The log of {ledger.path} was removed while this was written; it may be lost. Something opens the "
+                "ledger by other means than vp-queue and SQLite's own; find it, then try again.",
+                path=str(ledger.path),
+            )
     announce(transaction.events)
+
+
+def _reattach(ledger: Ledger) -> None:
+    """Connect anew if the log was replaced; a replaced ledger is for :func:`open_ledger` to judge."""
+    if ledger.db.log_is_another():
+        logger.warning("the log of %s was replaced; connecting anew", ledger.path)
+        ledger.db.close()
 
 
 @contextlib.contextmanager

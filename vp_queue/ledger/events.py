@@ -56,7 +56,26 @@ def _record(
 
 
 def _bounded(data: dict[str, Any]) -> dict[str, Any]:
-    if len(json.dumps(data, ensure_ascii=False).encode()) <= limits.EVENT_DATA_BYTES:
-        return data
-    kept = {key: value for key, value in data.items() if isinstance(value, int | float | bool) or value is None}
-    return {**kept, "truncated": True}
+    """The data within its limit: long lists are cut first, then long texts; what remains is still told."""
+    shortened = dict(data)
+    for keep_items, keep_chars in ((20, 2_000), (5, 500), (0, 200)):
+        if _size(shortened) <= limits.EVENT_DATA_BYTES:
+            break
+        shortened = {key: _shortened(value, keep_items, keep_chars) for key, value in data.items()} | {
+            "truncated": True
+        }
+    return shortened
+
+
+def _size(data: dict[str, Any]) -> int:
+    return len(json.dumps(data, ensure_ascii=False).encode())
+
+
+def _shortened(value: Any, keep_items: int, keep_chars: int) -> Any:
+    if isinstance(value, str):
+        return value[:keep_chars]
+    if isinstance(value, list):
+        return [_shortened(item, keep_items, keep_chars) for item in value[:keep_items]]
+    if isinstance(value, dict):
+        return {key: _shortened(item, keep_items, keep_chars) for key, item in value.items()}
+    return value

@@ -25,13 +25,19 @@ def register(tx: Transaction, vp_id: str | None, profile_digest: str | None) -> 
     Worker.delete().where(
         Worker.state.in_((WorkerState.STOPPED, WorkerState.LOST)), Worker.heartbeat_at < tx.now - ENDED_WORKERS_KEPT
     ).execute()
+    start_ticks = clock.process_start_ticks(os.getpid())
+    # After SIGHUP Huey executes itself anew: the same process was a worker before.
+    for row in Worker.select().where(
+        Worker.host_identity == identity.host_identity, Worker.pid == os.getpid(), Worker.start_ticks == start_ticks
+    ):
+        end(tx, row.worker_id, WorkerState.STOPPED)
     Worker.insert(
         worker_id=identity.worker_id,
         vp_id=vp_id,
         host=identity.host,
         host_identity=identity.host_identity,
         pid=os.getpid(),
-        start_ticks=clock.process_start_ticks(os.getpid()),
+        start_ticks=start_ticks,
         version=__version__,
         profile_digest=profile_digest,
         started_at=tx.now,

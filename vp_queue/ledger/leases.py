@@ -62,12 +62,16 @@ def spawned(tx: Transaction, claim: Claim, executor: dict[str, Any]) -> bool:
     return bool(Attempt.update(executor=executor).where(_held(claim)).execute())
 
 
-def progress(tx: Transaction, claim: Claim, fraction: float | None, message: str | None) -> bool:
-    """The VP's own word on how far it is, with its event."""
+def progress(tx: Transaction, claim: Claim, fraction: float | None, message: str | None, *, event: bool = True) -> bool:
+    """The VP's own word on how far it is.
+
+    Args:
+        event: also record it as an event; False once an attempt has recorded its share of them.
+    """
     held = Attempt.select(Attempt.number).where(_held(claim))
     body = {"fraction": fraction, "message": message, "at": clock.as_text(tx.now)}
     rows = list(
-        Mission.update(events=Mission.events + 1, progress=body)
+        Mission.update(events=Mission.events + (1 if event else 0), progress=body)
         .where(Mission.id == claim.mission_id, Mission.status.in_(EXECUTING), fn.EXISTS(held))
         .returning(Mission)
         .execute()
@@ -75,7 +79,8 @@ def progress(tx: Transaction, claim: Claim, fraction: float | None, message: str
     if not rows:
         return False
     Attempt.update(last_output_at=tx.now).where(_held(claim)).execute()
-    record_mission_event(tx, rows[0], EventType.PROGRESS, {"fraction": fraction, "message": message})
+    if event:
+        record_mission_event(tx, rows[0], EventType.PROGRESS, {"fraction": fraction, "message": message})
     return True
 
 
@@ -87,8 +92,8 @@ class Suspect:
     host_identity: str
     worker_pid: int | None
     worker_start: int | None
-    executor: dict[str, Any] | None
     expired: bool  # by the boot-time clock on its own host, else by UTC plus the grace
+    grace: timedelta
 
 
 def running(now: datetime, lost_host_grace_seconds: float) -> Iterable[Suspect]:
@@ -99,7 +104,7 @@ def running(now: datetime, lost_host_grace_seconds: float) -> Iterable[Suspect]:
             Attempt, Mission.vp_id.alias("of_vp"), Worker.pid.alias("pid"), Worker.start_ticks.alias("start")
         )
         .join(Mission)
-        .join(Worker, JOIN.LEFT_OUTER, on=(Worker.worker_id == Attempt.worker_id))
+        .join(Worker, JOIN.LEFT_OUTER, on=(Worker.worker_id == fn.COALESCE(Attempt.keeper_id, Attempt.worker_id)))
         .where(Attempt.outcome == Outcome.RUNNING)
     )
     grace = timedelta(seconds=lost_host_grace_seconds)
@@ -114,25 +119,58 @@ def running(now: datetime, lost_host_grace_seconds: float) -> Iterable[Suspect]:
             host_identity=row.host_identity,
             worker_pid=row.pid,
             worker_start=row.start,
-            executor=row.executor,
             expired=expired,
+            grace=grace,
         )
 
 
-def take_over(tx: Transaction, claim: Claim, lease_seconds: float) -> Claim | None:
+@dataclass(frozen=True)
+class TakenOver:
+    """What a keeper needs to end an attempt: read in the same statement that fenced its worker."""
+
+    claim: Claim
+    executor: dict[str, Any] | None
+
+
+def take_over(
+    tx: Transaction, suspect: Suspect, lease_seconds: float, keeper_id: str | None, *, only_if_expired: bool
+) -> TakenOver | None:
     """Fence a lost worker: a new token, by compare-and-set on the old. From then on it writes nothing.
 
-    Of several keepers at once exactly one gets the new claim. If it dies too, the lease it took here
-    runs out like any other.
+    A suspect was read a while ago. Its worker may have thawed since and renewed its lease, or started its
+    program; so expiry is judged again here, and the executor is the one of this very moment.
+
+    Args:
+        keeper_id: the keeper's own worker id. The lease is its own now: another keeper leaves the attempt
+            alone until this one dies or the lease taken here runs out.
+        only_if_expired: the reason is a lease that ran out (not a dead process): it must still be so.
+
+    Returns:
+        None if somebody else was faster, or the worker turned out to be alive.
     """
     token = clock.new_token()
-    changed = (
+    condition = _held(suspect.claim)
+    if only_if_expired:
+        condition &= _expired(suspect.host_identity, tx.now, suspect.grace)
+    rows = list(
         Attempt.update(
             lease_token=token,
+            keeper_id=keeper_id,
             lease_expires_at=tx.now + timedelta(seconds=lease_seconds),
             lease_expires_boottime_us=clock.boottime_us() + int(lease_seconds * 1_000_000),
         )
-        .where(_held(claim))
+        .where(condition)
+        .returning(Attempt)
         .execute()
     )
-    return Claim(claim.mission_id, claim.vp_id, claim.attempt, token) if changed else None
+    if not rows:
+        return None
+    claim = suspect.claim
+    return TakenOver(Claim(claim.mission_id, claim.vp_id, claim.attempt, token), rows[0].executor)
+
+
+def _expired(host_identity: str, now: datetime, grace: timedelta) -> Any:
+    """The lease ran out: by the boot-time clock on its own host, else by UTC plus the grace."""
+    if host_identity == clock.host_identity():
+        return Attempt.lease_expires_boottime_us < clock.boottime_us()
+    return Attempt.lease_expires_at < now - grace

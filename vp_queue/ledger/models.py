@@ -77,11 +77,6 @@ class Mission(LedgerModel):
     id = TextField(primary_key=True)
     vp_id = TextField()
     mission_type = TextField()
-    objective = TextField()
-    guidance = TextField(null=True)
-    constraints = JsonField()
-    budget = JsonField()
-    metadata = JsonField()
     priority = IntegerField()
     idempotency_key = TextField(null=True)
     status = TextField(constraints=[_one_of("status", Status)])
@@ -100,15 +95,21 @@ class Mission(LedgerModel):
     cancel_reason = TextField(null=True)
     source_session_id = TextField(null=True)
     retry_of = TextField(null=True)
-    result = TextField(null=True)
-    failure = JsonField(null=True)
-    usage = JsonField(null=True)
-    progress = JsonField(null=True)
-    question = JsonField(null=True)
     created_at = InstantField()
     queued_at = InstantField()
     started_at = InstantField(null=True)
     finished_at = InstantField(null=True)
+    # The large columns stand last: a row that spills over its page is then read without them.
+    usage = JsonField(null=True)
+    progress = JsonField(null=True)
+    question = JsonField(null=True)
+    budget = JsonField()
+    failure = JsonField(null=True)
+    result = TextField(null=True)
+    metadata = JsonField()
+    guidance = TextField(null=True)
+    constraints = JsonField()
+    objective = TextField()
 
     class Meta:
         table_name = "vp_mission"
@@ -124,7 +125,13 @@ class Mission(LedgerModel):
         )
 
 
-Mission.add_index(Mission.due_at, where=SQL("status = 'queued'"), name="vp_mission_due")
+# They cover the keeper's sweeps, which run every second however long the queue is.
+Mission.add_index(
+    Mission.due_at, Mission.queue_row, Mission.vp_id, where=SQL("status = 'queued'"), name="vp_mission_due"
+)
+Mission.add_index(
+    Mission.expires_at, where=SQL("status = 'queued' AND expires_at IS NOT NULL"), name="vp_mission_start_deadline"
+)
 
 
 class IdempotencyKey(LedgerModel):
@@ -148,6 +155,7 @@ class Attempt(LedgerModel):
     mission = ForeignKeyField(Mission, on_delete="CASCADE", index=False)
     number = IntegerField()
     worker_id = TextField()
+    keeper_id = TextField(null=True)  # the keeper that took the lease over to end the attempt
     host = TextField()
     host_identity = TextField()
     lease_token = TextField()

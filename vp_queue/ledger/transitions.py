@@ -216,7 +216,6 @@ def request_cancel(tx: Transaction, mission_id: str, reason: str) -> tuple[Missi
             status=Status.CANCELLED,
             finished_at=tx.now,
             due_at=None,
-            queue_row=None,
             **asked,
         )
         event = EventType.CANCELLED
@@ -239,7 +238,6 @@ def expire(tx: Transaction, mission_id: str) -> Mission | None:
         status=Status.EXPIRED,
         finished_at=tx.now,
         due_at=None,
-        queue_row=None,
     )
     if mission is not None:
         record_mission_event(tx, mission, EventType.EXPIRED, {"expires_at": clock.as_text(mission.expires_at)})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from huey import SqliteHuey
 from huey.api import Task, TaskWrapper
@@ -20,9 +20,28 @@ from vp_queue.queue.storage import LedgerStorage
 
 MissionBody = Callable[[str, int], None]
 
+JOIN_SLICE_SECONDS: Final = 0.1
+
 _hueys: dict[str, SqliteHuey] = {}
 _tasks: dict[str, TaskWrapper] = {}
 _lock = threading.Lock()
+
+
+class VpConsumer(Consumer):
+    """Huey's consumer, but a SIGTERM also ends a drain.
+
+    After SIGINT the main thread joins the workers, and Huey would only note a SIGTERM that comes meanwhile:
+    `vp down` during a drain would run into supervisord's SIGKILL and lose the missions.
+    """
+
+    def _join_workers(self) -> bool:
+        threads = [thread for _, thread in self.worker_threads]
+        while any(thread.is_alive() for thread in threads):
+            if self._signum == self._interrupt_sig:
+                return False
+            threads[0].join(JOIN_SLICE_SECONDS)
+            threads = [thread for thread in threads if thread.is_alive()] or threads
+        return True
 
 
 class VpHuey(SqliteHuey):
@@ -37,7 +56,7 @@ class VpHuey(SqliteHuey):
         used, so its scheduler runs once a minute instead of every second.
         """
         fixed = {"workers": self.concurrency, "worker_type": "thread", "periodic": False, "scheduler_interval": 60}
-        return super().create_consumer(**{**options, **fixed})
+        return VpConsumer(self, **{**options, **fixed})
 
 
 def _not_a_consumer(mission_id: str, attempt: int) -> None:

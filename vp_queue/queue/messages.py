@@ -98,6 +98,9 @@ def check_wake_up(data: bytes) -> str | None:
         "retry_backoff",
     }:
         return "a message with parts that vp-queue never writes"
+    priority = fields.get("priority", 0)
+    if isinstance(priority, bool) or not isinstance(priority, int | float):
+        return "a message whose priority is no number"
     if any(fields.get(key) for key in ("retries", "retry_delay", "retry_backoff")):
         return "a message that asks Huey to retry"
     if not _is_instant(fields.get("expires"), aware=True) or not _is_instant(
@@ -105,6 +108,15 @@ def check_wake_up(data: bytes) -> str | None:
     ):
         return "a message with no valid time of expiry"
     return None
+
+
+def is_revocation(data: bytes) -> bool:
+    """Whether this is what :class:`JsonSerializer` writes for a revocation: (until or None, once)."""
+    try:
+        value = JsonSerializer()._deserialize(data)
+    except (ValueError, KeyError, TypeError, StopIteration, AttributeError, RecursionError):
+        return False
+    return isinstance(value, tuple) and len(value) == 2 and _is_instant(_plain(value[0]), aware=False)
 
 
 def _is_instant(value: Any, *, aware: bool) -> bool:

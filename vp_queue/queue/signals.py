@@ -27,8 +27,6 @@ from vp_queue.queue.messages import parse_wake_up_id, wake_up_id
 
 logger = logging.getLogger("vp_queue.queue")
 
-Interrupt = Callable[[str, int], None]
-
 
 def connect(huey: SqliteHuey) -> None:
     """Let what only Huey knows drive the ledger."""
@@ -37,17 +35,17 @@ def connect(huey: SqliteHuey) -> None:
     huey.signal(S.SIGNAL_EXPIRED)(_expired)
 
 
-def on_interrupted(huey: SqliteHuey, interrupt: Interrupt) -> None:
-    """Hand an interrupted task's mission and attempt to the worker that runs it.
+def on_interrupted(huey: SqliteHuey, stop_all: Callable[[], None]) -> None:
+    """Let the worker end everything it runs when Huey says that a task was interrupted.
 
-    SIGTERM ends a consumer in 0.14 s with no ``finally``: this signal, in the main thread, is the one
-    chance to end executors in an orderly way.
+    SIGTERM ends a consumer in 0.14 s with no ``finally``: this signal, in the main thread, is where executors are
+    ended in an orderly way. It comes once per task that Huey believes in flight; Huey counts tasks by id, so
+    the worker relies on its own list of what runs, and on ``atexit`` where the signal does not come at all.
     """
 
     def interrupted(signal: str, task: Task) -> None:
-        parsed = parse_wake_up_id(task.id)
-        if parsed is not None:
-            interrupt(*parsed)
+        if parse_wake_up_id(task.id) is not None:
+            stop_all()
 
     huey.signal(S.SIGNAL_INTERRUPTED)(interrupted)
 

@@ -7,6 +7,7 @@ import logging
 import threading
 from typing import Final
 
+from vp_queue import clock
 from vp_queue.config import Profile, Settings
 from vp_queue.contracts import WorkerState
 from vp_queue.errors import VpError
@@ -21,7 +22,7 @@ from vp_queue.worker.supervised import end_with_supervisord
 logger = logging.getLogger("vp_queue.worker")
 
 # All executors must be ended and released within supervisord's stopwaitsecs=30: past it comes SIGKILL.
-INTERRUPT_WAIT_SECONDS: Final = 27.0
+STOP_WAIT_SECONDS: Final = 27.0
 
 
 class MissionWorker:
@@ -36,7 +37,8 @@ class MissionWorker:
         self._profile = profile
         self._leases = LeaseKeeper(settings.lease_seconds)
         self._identity: WorkerIdentity | None = None
-        self._running: dict[str, RunningAttempt] = {}
+        self._running: list[RunningAttempt] = []
+        self._stopping = False
         self._lock = threading.Lock()
 
     def start(self) -> WorkerIdentity:
@@ -52,37 +54,43 @@ class MissionWorker:
 
     def run(self, mission_id: str, attempt: int) -> None:
         """The body of the Huey task: run the attempt if it can be claimed."""
-        claimed = runner.claim(mission_id, attempt, self.start(), self._settings.lease_seconds)
-        if claimed is None:
-            return
-        mission, running = claimed
-        with self._lock:
-            self._running[f"{mission_id}.{attempt}"] = running
+        identity = self.start()
+        with self._lock:  # claimed and listed in one step, or an orderly stop could overlook it
+            if self._stopping:
+                return  # still queued; the keeper writes it a new wake-up
+            claimed = runner.claim(mission_id, attempt, identity, self._settings.lease_seconds)
+            if claimed is None:
+                return
+            mission, running = claimed
+            self._running.append(running)
         self._leases.add(running)
         try:
             AttemptRunner(self._settings, self._profile, mission, running).run()
         finally:
             self._leases.remove(running)
             with self._lock:
-                del self._running[f"{mission_id}.{attempt}"]
+                self._running.remove(running)
             running.close()
 
-    def interrupt(self, mission_id: str, attempt: int) -> None:
-        """SIGTERM: end every executor, prove it dead, release its attempt; returns when this one is released.
+    def stop_all(self) -> None:
+        """The orderly stop: claim nothing more, end every executor, prove it dead, release its attempt.
 
-        Called by Huey's ``interrupted`` signal once per task in flight; the first call stops them all, so
-        that they end side by side within supervisord's patience.
+        Returns when all are released, or supervisord's patience is nearly over; may be called again.
         """
+        deadline = clock.monotonic() + STOP_WAIT_SECONDS
         with self._lock:
-            running = dict(self._running)
-        for other in running.values():
-            other.stop(StopReason.INTERRUPTED)
-        mine = running.get(f"{mission_id}.{attempt}")
-        if mine is not None and not mine.finished.wait(INTERRUPT_WAIT_SECONDS):
-            logger.error("%s.%s could not be released in time; the keeper will find it", mission_id, attempt)
+            self._stopping = True
+            running = list(self._running)
+        for attempt in running:
+            attempt.stop(StopReason.INTERRUPTED)
+        for attempt in running:
+            if not attempt.finished.wait(max(0.0, deadline - clock.monotonic())):
+                name = f"{attempt.claim.mission_id}.{attempt.claim.attempt}"
+                logger.error("%s could not be released in time; the keeper will find it", name)
 
     def _stopped(self) -> None:
         """This process leaves in good order."""
+        self.stop_all()
         if self._identity is None:
             return
         try:

@@ -26,13 +26,14 @@ from vp_queue.worker.attempt import RunningAttempt, StopReason
 from vp_queue.worker.budget import overspent
 from vp_queue.worker.environment import program_environment, secrets_of
 from vp_queue.worker.gate import FIRST_PASSED_FD
-from vp_queue.worker.redaction import redacted
 from vp_queue.worker.reports import Reported, ReportReader
 from vp_queue.worker.workspace import Workspace
 
 logger = logging.getLogger("vp_queue.worker")
 
 OUTPUT_CHECK_SECONDS: Final = 1.0
+LONGEST_SELECT_SECONDS: Final = 3600.0  # epoll takes no more than 24 days
+LATER_PROGRESS_SECONDS: Final = 10.0  # once an attempt has had its share of progress events
 KILL_AGAIN_SECONDS: Final = 1.0
 
 
@@ -56,7 +57,7 @@ class ProgramControl:
         """
         self.reported = Reported()
         self.exit: process.Exit | None = None
-        self.secrets: tuple[str, ...] = ()
+        self.ended_by_itself = False
         self._running = running
         self._profile = profile
         self._workspace = workspace
@@ -110,7 +111,7 @@ class ProgramControl:
             report_fd=FIRST_PASSED_FD,
             extra=environment,
         )
-        self.secrets = secrets_of(complete)
+        self.reported.secrets = secrets_of(complete)
         program = process.Program(
             argv=tuple(argv),
             env=complete,
@@ -118,7 +119,7 @@ class ProgramControl:
             log_path=self._workspace.log,
             marker=f"{claim.mission_id}.{claim.attempt}",
             pass_fds=(report_fd,),
-            redact=self.secrets,
+            redact=self.reported.secrets,
         )
         try:
             launched = process.launch(program)
@@ -138,7 +139,7 @@ class ProgramControl:
 
     def _stay(self, launched: process.LaunchedProgram, reports: ReportReader) -> None:
         """Until launcher says that program and tree have ended: listen, forward progress, stop it when told."""
-        stopping = False
+        stopping = hurried = False
         with selectors.DefaultSelector() as selector:
             selector.register(launched, selectors.EVENT_READ)
             selector.register(reports.descriptor, selectors.EVENT_READ, "reports")
@@ -151,23 +152,27 @@ class ProgramControl:
                             selector.unregister(reports.descriptor)
                     elif key.data == "wake":
                         selector.unregister(self._running.wake_fd)
-                if launched.wait(0) is not None:
+                ended = launched.wait(0)
+                self.ended_by_itself = launched.ended_by_itself
+                if ended is not None:
                     reports.read()
                     return
                 self._note_output(launched)
                 self._check_budget()
                 self._write_progress()
-                if clock.monotonic() >= self._deadline:
+                if clock.monotonic() >= self._deadline and not self.ended_by_itself:
                     self._running.stop(StopReason.TIMEOUT)
                 if self._running.stop_reason is not None and not stopping:
                     stopping = True
-                    # A lost lease means that somebody else may start it now: no time for manners.
-                    launched.stop(0.0 if self._running.lost else self._profile.cancel_grace_seconds)
+                    launched.stop(self._profile.cancel_grace_seconds)
+                if self._running.lost and not hurried:
+                    hurried = True
+                    launched.stop(0.0)  # somebody else may start it now: no time for manners
 
     def _patience(self, stopping: bool) -> float:
         if stopping:
             return OUTPUT_CHECK_SECONDS
-        wait = max(0.0, self._deadline - clock.monotonic())
+        wait = min(LONGEST_SELECT_SECONDS, max(0.0, self._deadline - clock.monotonic()))
         if self.reported.fresh:
             wait = min(wait, max(0.0, self._next_progress - clock.monotonic()))
         return wait
@@ -193,20 +198,31 @@ class ProgramControl:
         if overspent(self._budget, self.reported.usage) is not None:
             self._running.stop(StopReason.BUDGET)
 
+    def stop_reason(self) -> StopReason | None:
+        """Why the attempt ends, if it is we who end it.
+
+        A program that had ended by itself in time is not timed out or interrupted by what came while its
+        leftovers were being ended: its work is done, and would be done again.
+        """
+        reason = self._running.stop_reason
+        if self.ended_by_itself and reason in (StopReason.TIMEOUT, StopReason.INTERRUPTED):
+            return None
+        return reason
+
     def _stop_if_told(self) -> None:
-        if self._running.stop_reason is not None:
+        if self.stop_reason() is not None:
             raise Stopped
 
     def _write_progress(self, *, last: bool = False) -> None:
-        """At most one progress event per interval, and a bounded number per attempt."""
-        due = last or clock.monotonic() >= self._next_progress
-        if not self.reported.fresh or not due or self._progress_events >= limits.PROGRESS_EVENTS_PER_ATTEMPT:
+        """At most one progress event per interval and a bounded number per attempt; later news without events."""
+        if not self.reported.fresh or not (last or clock.monotonic() >= self._next_progress):
             return
-        self._next_progress = clock.monotonic() + limits.PROGRESS_INTERVAL_SECONDS
-        message = redacted(self.reported.message, self.secrets) if self.reported.message else None
+        as_event = self._progress_events < limits.PROGRESS_EVENTS_PER_ATTEMPT
+        interval = limits.PROGRESS_INTERVAL_SECONDS if as_event else LATER_PROGRESS_SECONDS
+        self._next_progress = clock.monotonic() + interval
         try:
             with database.write_transaction() as tx:
-                leases.progress(tx, self._running.claim, self.reported.fraction, message)
+                leases.progress(tx, self._running.claim, self.reported.fraction, self.reported.message, event=as_event)
         except (LedgerBusy, LedgerUnavailable) as error:
             logger.warning("progress not written: %s", error)  # the next report tells more anyway
             return

@@ -302,6 +302,7 @@ class _Launcher:
             self.max_rss_kib = max(self.max_rss_kib, usage.ru_maxrss)
             if pid == self.pid:
                 self.status = status
+                self._say({"ended": self.kill_at is None})
 
     def _tree_is_empty(self) -> bool:
         return not self.has_children and (self.cgroup is None or procfs.cgroup_is_empty(self.cgroup))

@@ -110,6 +110,7 @@ class LaunchedProgram:
         identity: who it is, for the ledger and :func:`vp_queue.worker.tree.end_tree`.
         log_bytes: bytes printed, as last heard.
         last_output_monotonic: ``time.monotonic()`` when output was last heard of, or None.
+        ended_by_itself: the program itself ended before anybody stopped it; what it left may still be ending.
     """
 
     def __init__(self, launcher: subprocess.Popen[bytes], control: socket.socket, marker: str) -> None:
@@ -120,6 +121,7 @@ class LaunchedProgram:
         self._give_up_at: float | None = None
         self.log_bytes = 0
         self.last_output_monotonic: float | None = None
+        self.ended_by_itself = False
         started = self._await_start()
         self.identity = TreeIdentity(host=clock.host_identity(), pgid=started["pid"], marker=marker, **started)
 
@@ -204,6 +206,8 @@ class LaunchedProgram:
         if "output" in message:
             self.log_bytes = message["output"]
             self.last_output_monotonic = time.monotonic()
+        elif "ended" in message:
+            self.ended_by_itself = message["ended"]
         elif "exit" in message:
             self._exit = Exit(**message["exit"])
             self.log_bytes = self._exit.log_bytes

@@ -39,20 +39,29 @@ class Redactor:
         """What of the stream so far may be shown now."""
         if self._pattern is None:
             return data
-        text = self._pattern.sub(REDACTED.encode(), self._held + data)
-        keep = max((_overlap(text, value) for value in self._values), default=0)
-        self._held = text[len(text) - keep :]
-        return text[: len(text) - keep]
+        text, position, shown = self._held + data, 0, []
+        while True:
+            hold = len(text) - self._overlap(text, position)
+            match = self._pattern.search(text, position)
+            if match is None or match.start() >= hold:
+                break  # nothing certain is left: a match from here on may still grow into a longer one
+            shown += [text[position : match.start()], REDACTED.encode()]
+            position = match.end()
+        self._held = text[hold:]
+        return b"".join([*shown, text[position:hold]])
 
     def rest(self) -> bytes:
         """What was held back, at the end of the stream."""
         held, self._held = self._held, b""
-        return held
+        return self._pattern.sub(REDACTED.encode(), held) if self._pattern else held
+
+    def _overlap(self, text: bytes, start: int) -> int:
+        """How many bytes at the end of the text, from ``start`` on, begin a secret without completing it."""
+        return max((_beginning(text, start, value) for value in self._values), default=0)
 
 
-def _overlap(text: bytes, value: bytes) -> int:
-    """How many bytes at the end of the text begin the value."""
-    for length in range(min(len(text), len(value) - 1), 0, -1):
+def _beginning(text: bytes, start: int, value: bytes) -> int:
+    for length in range(min(len(text) - start, len(value) - 1), 0, -1):
         if text.endswith(value[:length]):
             return length
     return 0

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from vp_queue.contracts import limits
+from vp_queue.worker.redaction import redacted
 
 READ_BYTES: Final = 65_536
 READS_PER_TURN: Final = 16
@@ -22,13 +23,17 @@ _COUNTS: Final = ("input_tokens", "output_tokens", "turns")
 
 @dataclass
 class Reported:
-    """What a program has reported so far; ``fresh`` is set when progress has news."""
+    """What a program has reported so far; ``fresh`` is set when progress has news.
+
+    Texts are redacted before they are cut, or the first half of a secret would stay.
+    """
 
     fraction: float | None = None
     message: str | None = None
     result: str | None = None
     usage: dict[str, Any] = field(default_factory=dict)
     fresh: bool = False
+    secrets: tuple[str, ...] = ()
     dropped: int = 0
 
     def progress(self, fraction: object, message: object) -> None:
@@ -36,7 +41,15 @@ class Reported:
         if isinstance(fraction, int | float) and not isinstance(fraction, bool) and math.isfinite(fraction):
             self.fraction, self.fresh = min(1.0, max(0.0, float(fraction))), True
         if isinstance(message, str):
-            self.message, self.fresh = clean(message, limits.PROGRESS_MESSAGE_CHARS), True
+            self.message, self.fresh = self._text(message, limits.PROGRESS_MESSAGE_CHARS), True
+
+    def tell_result(self, result: object) -> None:
+        """Take over a result, if it is one."""
+        if isinstance(result, str):
+            self.result = self._text(result, limits.RESULT_CHARS)
+
+    def _text(self, text: str, most_chars: int) -> str:
+        return clean(redacted(text, self.secrets), most_chars)
 
     def add_usage(self, usage: object) -> None:
         """Take over the numbers of a usage report; each is the total so far."""
@@ -108,6 +121,4 @@ class ReportReader:
             return
         self._into.progress(report.get("progress"), report.get("message"))
         self._into.add_usage(report.get("usage"))
-        result = report.get("result")
-        if isinstance(result, str):
-            self._into.result = clean(result, limits.RESULT_CHARS)
+        self._into.tell_result(report.get("result"))

@@ -83,8 +83,14 @@ class AttemptRunner:
         except Exception as error:
             logger.exception("executor of %s failed", self._claim.mission_id)
             verdict = self._failed(FailureCode.EXECUTOR_ERROR, f"{type(error).__name__}: {error}")
-        if not self._running.lost:
+        if self._running.lost:
+            return
+        try:
             self._finish(verdict)
+        except Exception as error:
+            # Whatever it is, the work is over: say so, rather than let the lease run out and do it again.
+            logger.exception("finishing %s failed", self._claim.mission_id)
+            self._write_failure(f"The attempt ended, but finishing it failed: {type(error).__name__}: {error}")
 
     def _execute(self) -> Verdict:
         workspace = self._prepare()
@@ -154,7 +160,7 @@ class AttemptRunner:
         )
 
     def _safe(self, text: str) -> str:
-        return redacted(text, self._control.secrets) if self._control else text
+        return redacted(text, self._control.reported.secrets) if self._control else text
 
     def _failed(self, code: FailureCode, message: str, exit_code: int | None = None) -> Verdict:
         message = clean(self._safe(message), limits.FAILURE_MESSAGE_CHARS)
@@ -168,34 +174,41 @@ class AttemptRunner:
 
     def _finish(self, verdict: Verdict) -> None:
         """Publish what there is and write the end, however long the ledger makes us wait, while the lease holds."""
-        if self._running.stop_reason == StopReason.TIMEOUT:
-            limit = self._time_limit_seconds()
-            verdict = self._failed(FailureCode.TIMEOUT, f"The time limit of {limit:g} s was reached.")
-        elif self._running.stop_reason == StopReason.BUDGET and self._control is not None:
-            spent = overspent(self._mission.budget, self._control.reported.usage)
-            verdict = self._failed(FailureCode.BUDGET_EXHAUSTED, f"The budget is used up: {spent}.")
-        interrupted = self._running.stop_reason == StopReason.INTERRUPTED
+        # Read once: a stop that comes later must not make evidence, receipt and transition disagree.
+        reason = self._control.stop_reason() if self._control else self._running.stop_reason
+        verdict = self._stopped_for(reason, verdict)
         collection = Collection((), (), 0)
-        if self._workspace is not None and not interrupted:
-            collection, verdict = self._collect(self._workspace, verdict)
+        if self._workspace is not None and reason != StopReason.INTERRUPTED:
+            collection, verdict = self._collect(self._workspace, verdict, reason)
         ending = self._ending(verdict, collection)
-        problem = self._write_receipt(verdict, ending)
+        problem = self._write_receipt(_outcome(verdict, reason), verdict, ending)
         if problem is not None and verdict.failure is None:
             # Whoever sees "completed" can read the result; without a receipt on disk it is not completed.
             verdict = self._failed(FailureCode.EXECUTOR_ERROR, f"The receipt could not be written: {problem}")
-        self._write_end(lambda tx: self._transition(tx, verdict, ending, interrupted))
+        landed = self._write_end(lambda tx: self._transition(tx, verdict, ending, reason))
+        if landed is not None and landed.status == Status.CANCELLED and reason != StopReason.CANCELLED:
+            self._write_receipt("cancelled", verdict, ending)  # the request came after the receipt was written
 
-    def _collect(self, workspace: Workspace, verdict: Verdict) -> tuple[Collection, Verdict]:
+    def _stopped_for(self, reason: StopReason | None, verdict: Verdict) -> Verdict:
+        if reason == StopReason.TIMEOUT:
+            limit = self._time_limit_seconds()
+            return self._failed(FailureCode.TIMEOUT, f"The time limit of {limit:g} s was reached.")
+        if reason == StopReason.BUDGET and self._control is not None:
+            spent = overspent(self._mission.budget, self._control.reported.usage)
+            return self._failed(FailureCode.BUDGET_EXHAUSTED, f"The budget is used up: {spent}.")
+        return verdict
+
+    def _collect(self, workspace: Workspace, verdict: Verdict, reason: StopReason | None) -> tuple[Collection, Verdict]:
         try:
             collection = artifacts.collect(workspace.work_products)
         except OSError as error:
             message = f"The artifacts could not be read or synced: {error.strerror}"
             return Collection((), (), 0), self._failed(FailureCode.EXECUTOR_ERROR, message)
+        if verdict.failure is not None or reason is not None:
+            return collection, verdict
         return collection, self._with_evidence(verdict, collection)
 
     def _with_evidence(self, verdict: Verdict, collection: Collection) -> Verdict:
-        if verdict.failure is not None or self._running.stop_reason is not None:
-            return verdict
         missing = artifacts.missing_required(collection, self._mission.constraints.get("require_artifacts", ()))
         if not missing:
             return verdict
@@ -218,15 +231,12 @@ class AttemptRunner:
 
     def _last_words(self) -> str | None:
         """What a program that then failed or was stopped had reported as its result."""
-        reported = self._control.reported.result if self._control else None
-        return self._safe(reported) if reported is not None else None
+        return self._control.reported.result if self._control else None
 
-    def _write_receipt(self, verdict: Verdict, ending: Ending) -> str | None:
+    def _write_receipt(self, outcome: str, verdict: Verdict, ending: Ending) -> str | None:
         """Write mission_receipt.json; returns what kept it from being written, if anything."""
         if self._workspace is None:
             return None
-        stopped = self._running.stop_reason
-        outcome = "failed" if verdict.failure else str(stopped or "completed")
         receipt: dict[str, Any] = {
             "mission_id": self._claim.mission_id,
             "attempt": self._claim.attempt,
@@ -243,11 +253,13 @@ class AttemptRunner:
             return str(error)
         return None
 
-    def _transition(self, tx: Transaction, verdict: Verdict, ending: Ending, interrupted: bool) -> Mission | None:
+    def _transition(
+        self, tx: Transaction, verdict: Verdict, ending: Ending, reason: StopReason | None
+    ) -> Mission | None:
         backoff_seconds = self._profile.retry_backoff_seconds
-        if self._running.stop_reason == StopReason.CANCELLED:
+        if reason == StopReason.CANCELLED:
             return transitions.cancelled(tx, self._claim, ending)
-        if interrupted:
+        if reason == StopReason.INTERRUPTED:
             released = transitions.release(
                 tx, self._claim, ending, max_releases=self._profile.max_releases, backoff_seconds=backoff_seconds
             )
@@ -258,7 +270,15 @@ class AttemptRunner:
             return transitions.fail(tx, self._claim, verdict.failure, ending, backoff_seconds=backoff_seconds)
         return transitions.complete(tx, self._claim, ending)
 
-    def _write_end(self, transition: Callable[[Transaction], Mission | None]) -> None:
+    def _write_failure(self, message: str) -> None:
+        failure = self._failed(FailureCode.EXECUTOR_ERROR, message).failure
+        assert failure is not None  # noqa: S101  _failed makes one
+        backoff_seconds = self._profile.retry_backoff_seconds
+        self._write_end(
+            lambda tx: transitions.fail(tx, self._claim, failure, Ending(), backoff_seconds=backoff_seconds)
+        )
+
+    def _write_end(self, transition: Callable[[Transaction], Mission | None]) -> Mission | None:
         while not self._running.lost:
             try:
                 with database.write_transaction() as tx:
@@ -271,7 +291,17 @@ class AttemptRunner:
                 logger.error("%s.%s ended, but is no longer ours", self._claim.mission_id, self._claim.attempt)
             else:
                 logger.info("%s.%s ended: %s", self._claim.mission_id, self._claim.attempt, landed.status)
-            return
+            return landed
+        return None
+
+
+def _outcome(verdict: Verdict, reason: StopReason | None) -> str:
+    """The receipt's word for how the attempt ended."""
+    if verdict.failure is not None:
+        return "failed"
+    if reason == StopReason.CANCELLED:
+        return "cancelled"
+    return "released" if reason == StopReason.INTERRUPTED else "completed"
 
 
 def claim(

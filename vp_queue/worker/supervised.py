@@ -9,11 +9,23 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from pathlib import Path
 
 from vp_queue.worker.gate import PR_SET_PDEATHSIG, prctl
 
 
 def end_with_supervisord() -> None:
     """Ask the kernel for a SIGTERM at the parent's death, if the parent is supervisord (Linux only)."""
-    if "SUPERVISOR_ENABLED" in os.environ and sys.platform == "linux":
-        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    parent = os.getppid()
+    if sys.platform != "linux" or "SUPERVISOR_ENABLED" not in os.environ or not _is_supervisord(parent):
+        return  # that variable also reaches what a supervised shell starts
+    prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it died before the kernel was asked
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _is_supervisord(pid: int) -> bool:
+    try:
+        return b"supervisord" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False

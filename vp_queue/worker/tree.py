@@ -13,7 +13,9 @@ from __future__ import annotations
 import os
 import signal
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 from vp_queue import clock
 from vp_queue.worker import procfs
@@ -46,6 +48,11 @@ class TreeIdentity:
     pgid: int
     cgroup: str | None
     marker: str
+
+    @classmethod
+    def of(cls, recorded: Mapping[str, Any]) -> TreeIdentity:
+        """The identity as a ledger recorded it; what a newer vp-queue added is left aside."""
+        return cls(**{field.name: recorded[field.name] for field in fields(cls)})
 
 
 def tree_is_dead(identity: TreeIdentity) -> bool:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from vp_queue.clock import new_token
-from vp_queue.contracts.paths import check_relative_path
+from vp_queue.contracts.paths import check_relative_path, check_workspace_files
 from vp_queue.errors import InternalError
 from vp_queue.worker import confined
 from vp_queue.worker.confined import closing
@@ -30,7 +30,6 @@ RECEIPT: Final = "mission_receipt.json"
 WORK_PRODUCTS: Final = "work_products"
 
 # Compared without case: on some file systems "mission.MD" is MISSION.md.
-_RESERVED: Final = frozenset(name.casefold() for name in (BRIEFING, MISSION, LOG, RECEIPT))
 _VP_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _MISSION_ID = re.compile(r"m-[0-9a-z-]{10,60}")
 # <vp folder>/<mission id>/attempt-<n>: the components below the root, where a link is refused.
@@ -179,13 +178,9 @@ def write_receipt(workspace: Workspace, receipt: Mapping[str, object]) -> None:
 def _checked(name: str) -> str:
     try:
         check_relative_path(name)
+        check_workspace_files([name])
     except ValueError as error:
         raise WorkspaceError(f"constraints.files: {name[:200]!r}: {error}", field="constraints.files") from error
-    if name.split("/", maxsplit=1)[0].casefold() in _RESERVED:
-        raise WorkspaceError(
-            f"constraints.files: {name!r} is written by the worker itself; choose another name",
-            field="constraints.files",
-        )
     return name
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -323,6 +324,34 @@ def test_after_a_fork_both_the_child_and_the_parent_work(home: Home, meanwhile: 
     connection = cysqlite.connect(str(home.database))
     assert connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
     connection.close()
+
+
+CLOSES_LAST = {
+    "vp-queue": "from vp_queue import tools; assert tools.vp_list_missions()['ok']",
+    # Any other client deletes the log when it believes to be the last to close.
+    "another": (
+        "import cysqlite, sys; c = cysqlite.connect(sys.argv[1]); c.execute('select 1 from task').fetchall(); c.close()"
+    ),
+}
+
+
+@pytest.mark.parametrize("closer", CLOSES_LAST)
+def test_what_is_acknowledged_after_the_locks_were_dropped_is_kept(home: Home, closer: str) -> None:
+    """Opening and closing the file by other means drops this process's locks on it (POSIX)."""
+    made = [command("true")["mission_id"]]
+    for _ in range(3):
+        home.database.open("rb").close()
+        subprocess.run(
+            [sys.executable, "-c", CLOSES_LAST[closer], str(home.database)], env=home.environment, check=True
+        )
+        made.append(command("true")["mission_id"])
+    seen = subprocess.run(
+        [sys.executable, "-c", "import json; from vp_queue import tools; print(json.dumps(tools.vp_list_missions()))"],
+        env=home.environment,
+        capture_output=True,
+        check=True,
+    )
+    assert {mission["mission_id"] for mission in json.loads(seen.stdout)["missions"]} == set(made)
 
 
 INSIDE = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -12,7 +13,7 @@ import pytest
 
 from vp_queue import clock
 from vp_queue.contracts import EventType
-from vp_queue.ledger import database, leases, queries, transitions
+from vp_queue.ledger import database, fleet, leases, queries, transitions
 from vp_queue.ledger.leases import Suspect
 from vp_queue.ledger.models import Attempt, Event, Mission
 from vp_queue.ledger.transitions import Claim, Ending, NewMission, WorkerIdentity
@@ -67,9 +68,15 @@ def renewed(claim: Claim, last_output_at: datetime | None = None) -> bool:
         return leases.renew(tx, claim, LEASE_SECONDS, last_output_at)
 
 
-def taken_over(claim: Claim) -> Claim | None:
+def suspect(claim: Claim) -> Suspect:
+    """As a keeper saw this attempt a while ago: its worker dead, its lease over."""
+    return Suspect(claim, clock.host_identity(), None, None, True, timedelta(seconds=GRACE_SECONDS))
+
+
+def taken_over(claim: Claim, *, only_if_expired: bool = False) -> Claim | None:
     with database.write_transaction() as tx:
-        return leases.take_over(tx, claim, LEASE_SECONDS)
+        taken = leases.take_over(tx, suspect(claim), LEASE_SECONDS, None, only_if_expired=only_if_expired)
+    return taken.claim if taken else None
 
 
 def suspects() -> list[Suspect]:
@@ -132,6 +139,39 @@ def test_a_heartbeat_after_a_take_over_says_that_the_lease_is_lost() -> None:
     assert attempt(claim).heartbeat_at == before
 
 
+def test_a_lease_renewed_since_the_keeper_looked_is_not_taken_over(clocks: Clocks) -> None:
+    claim = claimed()
+    clocks.pass_time(2 * LEASE_SECONDS)
+    assert expired()
+    assert renewed(claim)  # the worker thawed before the keeper came to it
+    assert taken_over(claim, only_if_expired=True) is None
+    assert renewed(claim)
+    clocks.pass_time(2 * LEASE_SECONDS)
+    assert taken_over(claim, only_if_expired=True) is not None
+
+
+def test_a_keeper_ends_the_program_of_this_moment_not_the_one_it_read_about() -> None:
+    claim = claimed()
+    seen = suspect(claim)
+    with database.write_transaction() as tx:
+        leases.spawned(tx, claim, {"pid": 4711})  # since the keeper looked
+    with database.write_transaction() as tx:
+        taken = leases.take_over(tx, seen, LEASE_SECONDS, None, only_if_expired=False)
+    assert taken is not None
+    assert taken.executor == {"pid": 4711}
+
+
+def test_a_second_keeper_leaves_alone_what_a_living_keeper_took_over(clocks: Clocks) -> None:
+    claim = claimed()
+    with database.write_transaction() as tx:
+        keeper = fleet.register(tx, None, None)
+        assert leases.take_over(tx, suspect(claim), LEASE_SECONDS, keeper.worker_id, only_if_expired=False)
+    (seen,) = suspects()
+    assert (seen.worker_pid, seen.expired) == (os.getpid(), False)  # the keeper answers for it now
+    clocks.pass_time(2 * LEASE_SECONDS)
+    assert expired()
+
+
 def test_a_heartbeat_after_the_attempt_ended_says_that_the_lease_is_lost() -> None:
     claim = claimed()
     with database.write_transaction() as tx:
@@ -185,10 +225,9 @@ def test_suspects_carry_what_is_needed_to_judge_them() -> None:
     claim = claimed()
     with database.write_transaction() as tx:
         assert leases.spawned(tx, claim, {"pid": 7, "start_ticks": 9})
-    (suspect,) = suspects()
-    assert suspect.claim == claim
-    assert suspect.executor == {"pid": 7, "start_ticks": 9}
-    assert (suspect.host_identity, suspect.worker_pid) == (clock.host_identity(), None)
+    (seen,) = suspects()
+    assert seen.claim == claim
+    assert (seen.host_identity, seen.worker_pid) == (clock.host_identity(), None)
 
 
 # --- taking over --------------------------------------------------------------------------------

@@ -91,6 +91,10 @@ def claimed(mission_id: str, worker: str = "w-1") -> Claim:
     return landed[1]
 
 
+def suspect(claim: Claim) -> leases.Suspect:
+    return leases.Suspect(claim, clock.host_identity(), None, None, True, HOUR)
+
+
 def until_due(mission_id: str, wall: WallClock) -> None:
     """Let the wall clock reach the time at which a queued mission may start."""
     wall.instant = max(wall.instant, row(mission_id).due_at)
@@ -430,7 +434,7 @@ WORKERS_WORDS: dict[str, Callable[[Transaction, Claim], Any]] = {
     "place": lambda tx, claim: leases.place(tx, claim, "/elsewhere"),
     "spawned": lambda tx, claim: leases.spawned(tx, claim, {"pid": 1}),
     "progress": lambda tx, claim: leases.progress(tx, claim, 0.9, "nearly"),
-    "take_over": lambda tx, claim: leases.take_over(tx, claim, 60),
+    "take_over": lambda tx, claim: leases.take_over(tx, suspect(claim), 60, None, only_if_expired=False),
 }
 STALE: dict[str, Callable[[Claim, Claim], Claim]] = {
     "the claim of an attempt before": lambda first, now: first,
@@ -465,7 +469,7 @@ def test_the_claim_in_force_writes(word: str) -> None:
 @pytest.mark.parametrize("word", WORKERS_WORDS)
 def test_a_worker_whose_lease_was_taken_over_writes_nothing(word: str, announced: list[str]) -> None:
     claim = claimed(accepted())
-    assert write(lambda tx: leases.take_over(tx, claim, 30)) is not None
+    assert write(lambda tx: leases.take_over(tx, suspect(claim), 30, None, only_if_expired=False)) is not None
     before = stored()
     announced.clear()
     assert not write(lambda tx: WORKERS_WORDS[word](tx, claim))
@@ -794,7 +798,9 @@ def test_the_data_of_an_event_is_bounded_but_its_numbers_stay() -> None:
     claim = claimed(accepted())
     skipped = [{"path": "n" * 400, "reason": "too many"}] * 50
     write(lambda tx: transitions.complete(tx, claim, replace(DONE, skipped=skipped, skipped_total=50)))
-    assert event_rows(claim.mission_id)[-1].data == {"artifacts": 0, "skipped_total": 50, "truncated": True}
+    data = event_rows(claim.mission_id)[-1].data
+    assert (data["outcome"], data["artifacts"], data["skipped_total"], data["truncated"]) == ("completed", 0, 50, True)
+    assert data["skipped"] == skipped[:20]
 
 
 @pytest.mark.parametrize(("more", "kept"), [(0, True), (1, False)])
@@ -802,7 +808,7 @@ def test_event_data_of_exactly_16_kib_is_kept_whole(more: int, kept: bool) -> No
     text = "ü" * ((16 * 1024 - len('{"text": ""}')) // 2) + "x" * more
     write(lambda tx: record_vp_event(tx, VP, EventType.VP_PAUSED, {"text": text}))
     data = Event.select().order_by(Event.seq.desc()).first().data
-    assert data == ({"text": text} if kept else {"truncated": True})
+    assert data == ({"text": text} if kept else {"text": text[:2000], "truncated": True})
 
 
 def test_an_event_carries_the_attempt_it_belongs_to(wall: WallClock) -> None:

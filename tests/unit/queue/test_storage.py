@@ -40,7 +40,7 @@ def general(home: Home, ran: list[tuple[str, int]], monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(queue, "_tasks", {})
     missions.ready()
     made = queue.consumer_huey(GENERAL, lambda mission_id, attempt: ran.append((mission_id, attempt)), 1)
-    made.storage.stopping.set()
+    monkeypatch.setattr(storage, "DEQUEUE_WAIT_SECONDS", 0.0)
     return made
 
 
@@ -197,7 +197,6 @@ def test_a_row_of_another_queue_does_not_stand_for_a_mission(general: SqliteHuey
 
 def test_a_waiting_dequeue_is_woken_by_a_dispatch(general: SqliteHuey, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "DEQUEUE_WAIT_SECONDS", 60.0)  # a deadline that only a fault can reach
-    general.storage.stopping.clear()
     looking, took = threading.Event(), threading.Event()
     look = general.storage._take
 

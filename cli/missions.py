@@ -218,7 +218,15 @@ def event_text(event: dict[str, Any]) -> str:
     data = event["data"]
     if event["type"] == "mission.progress":
         return progress_text(data)
-    return ", ".join(f"{name}={value}" for name, value in data.items() if value not in (None, "", [], {}))
+    told = {name: value for name, value in data.items() if value not in (None, "", [], {})}
+    failure = told.pop("failure", None)
+    words = [f"{failure['code']}: {failure['message']}"] if isinstance(failure, dict) else []
+    return ", ".join(words + [f"{name}={_short(value)}" for name, value in told.items()])
+
+
+def _short(value: object) -> str:
+    """A value of an event in a line for people; lists by their length."""
+    return f"{len(value)} entries" if isinstance(value, list | dict) else str(value)
 
 
 def progress_text(progress: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from vp_queue.contracts.limits import DURATION_SECONDS, NAME_CHARS
 from vp_queue.contracts.paths import has_control_characters
 
+PLACEHOLDERS: Final = ("{workspace}", "{work_products}", "{mission_file}", "{target_path}")
 VP_ID: Final = re.compile(r"vp\.[a-z0-9][a-z0-9_.-]{0,80}")
 VP_ID_FORM: Final = 'a VP id is "vp." and up to 81 of a-z 0-9 _ . -, without ".." and with no "." at its end'
 _VARIABLE_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -144,8 +145,10 @@ class Profile(BaseModel):
 
     @field_validator("options")
     @classmethod
-    def _check_options(cls, value: dict[str, object]) -> dict[str, object]:
+    def _check_options(cls, value: dict[str, object], info: ValidationInfo) -> dict[str, object]:
         _refuse_unfit_for_json(value, ())
+        if info.data.get("executor") == "command":
+            _check_command_options(value)
         return value
 
     @property
@@ -163,6 +166,22 @@ class Profile(BaseModel):
 def is_vp_id(text: str) -> bool:
     """Whether a text has the form of a VP id."""
     return bool(VP_ID.fullmatch(text)) and ".." not in text and not text.endswith(".")
+
+
+def _check_command_options(options: Mapping[str, object]) -> None:
+    """The options of the built-in executor; those of a plugin are its own to judge."""
+    for name in options:
+        if name != "argv":
+            raise UnfitOption('unknown option of executor "command"; it knows argv only', (name,))
+    argv = options.get("argv", ["-"])
+    if not isinstance(argv, list) or not argv or not all(isinstance(part, str) for part in argv):
+        raise UnfitOption("give the program and its arguments as a list of strings", ("argv",))
+    for index, part in enumerate(argv):
+        inside = next((known for known in PLACEHOLDERS if known in part and part != known), None)
+        if inside is not None:
+            raise UnfitOption(
+                f"{inside} must be a whole element; in a shell script use $VP_WORKSPACE and its like", ("argv", index)
+            )
 
 
 def _refuse_unfit_for_json(value: object, path: tuple[str | int, ...]) -> None:

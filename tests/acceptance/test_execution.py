@@ -415,3 +415,43 @@ def test_without_a_place_for_the_receipt_a_mission_is_not_called_completed(home:
     failed = ended(shell('cd /; rm -rf "$VP_WORKSPACE"')["mission_id"])
     assert (failed["status"], failed["failure"]["code"]) == ("failed", "executor_error")
     assert "receipt" in failed["failure"]["message"]
+
+
+def test_sigterm_during_a_drain_releases_what_still_runs(home: Home) -> None:
+    consumer = home.consumer()
+    mission_id = shell("sleep 600")["mission_id"]
+    until(lambda: alive_with_environment("VP_MISSION_ID", mission_id), "the program runs")
+    consumer.send_signal(signal.SIGINT)
+    until(lambda: "Shutting down gracefully" in home.logs(), "the consumer drains")
+    consumer.send_signal(signal.SIGTERM)
+    assert consumer.wait(30) == 0
+    mission = ok(tools.vp_get_mission(mission_id=mission_id))["mission"]
+    assert (mission["status"], mission["attempts_charged"]) == ("queued", 0)
+
+
+def test_a_duplicate_wake_up_does_not_hide_a_mission_from_an_orderly_stop(home: Home) -> None:
+    """Huey counts tasks in flight by id: the duplicate's end takes the running one off its list."""
+    from vp_queue.ledger import database, queries
+    from vp_queue.queue import huey
+
+    home.configure(concurrency=2)
+    consumer = home.consumer()
+    mission_id = shell("sleep 600")["mission_id"]
+    until(lambda: alive_with_environment("VP_MISSION_ID", mission_id), "the program runs")
+    with database.write_transaction():
+        again = queries.mission_row(mission_id)
+        again.attempt -= 1
+        huey.huey_for(GENERAL).enqueue(huey._wake_up(again))
+    until(lambda: f"wake-up {mission_id}.1 is stale" in home.logs() or _rows() == 0, "the duplicate was taken")
+    shell("true")
+    consumer.send_signal(signal.SIGTERM)
+    assert consumer.wait(30) == 0
+    mission = ok(tools.vp_get_mission(mission_id=mission_id))["mission"]
+    assert (mission["status"], mission["attempts_charged"]) == ("queued", 0)
+
+
+def _rows() -> int:
+    from vp_queue.ledger import database
+
+    with database.read_transaction():
+        return int(database.current().db.execute_sql("SELECT COUNT(*) FROM task").fetchone()[0])

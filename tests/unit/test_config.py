@@ -724,3 +724,23 @@ def test_importing_settings_imports_no_database_queue_or_metadata_scan() -> None
     code = "import sys, vp_queue.config; print(*sys.modules)"
     loaded = set(in_a_new_process(code).split())
     assert not loaded & {"peewee", "huey", "cysqlite", "sqlite3", "rich", "click", "asyncio"}
+
+
+@pytest.mark.parametrize(
+    ("options", "line", "told"),
+    [
+        ('argv = ["a"]\nbogus = 2', 5, "argv only"),
+        ("argv = []", 4, "list of strings"),
+        ('argv = "ls"', 4, "list of strings"),
+        ('argv = ["a", 1]', 4, "list of strings"),
+        ('argv = ["a", "--in={workspace}"]', 4, "whole element"),
+    ],
+)
+def test_options_of_the_command_executor_are_judged_at_load(home: Path, options: str, line: int, told: str) -> None:
+    (home / "vp_queue.toml").write_text(
+        f'[vp."vp.mine"]\nexecutor = "command"\n[vp."vp.mine".options]\n{options}\n', encoding="utf-8"
+    )
+    with pytest.raises(ConfigurationError) as caught:
+        config.load({"VP_HOME": str(home)})
+    assert told in caught.value.message
+    assert caught.value.details["line"] == line

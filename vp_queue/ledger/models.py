@@ -127,7 +127,7 @@ class Mission(LedgerModel):
 
 # They cover the keeper's sweeps, which run every second however long the queue is.
 Mission.add_index(
-    Mission.due_at, Mission.queue_row, Mission.vp_id, where=SQL("status = 'queued'"), name="vp_mission_due"
+    Mission.due_at, Mission.queue_row, Mission.vp_id, Mission.id, where=SQL("status = 'queued'"), name="vp_mission_due"
 )
 Mission.add_index(
     Mission.expires_at, where=SQL("status = 'queued' AND expires_at IS NOT NULL"), name="vp_mission_start_deadline"

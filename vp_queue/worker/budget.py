@@ -10,20 +10,23 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def overspent(budget: Mapping[str, Any], usage: Mapping[str, Any]) -> str | None:
+def overspent(budget: Mapping[str, Any], *usages: Mapping[str, Any]) -> str | None:
     """Which limit was passed, in words, or None.
 
     Args:
         budget: ``max_cost_usd``, ``max_tokens`` and ``max_turns``, where given.
-        usage: the totals reported so far; tokens count in both directions.
+        usages: totals reported by the mission's attempts; tokens count in both directions.
     """
-    tokens = (usage.get("input_tokens") or 0) + (usage.get("output_tokens") or 0)
-    used = {
-        "max_cost_usd": (usage.get("cost_usd") or 0, "US dollars"),
-        "max_tokens": (tokens, "tokens"),
-        "max_turns": (usage.get("turns") or 0, "turns"),
+
+    def used(*keys: str) -> Any:
+        return sum(usage.get(key) or 0 for usage in usages for key in keys)
+
+    amounts = {
+        "max_cost_usd": (used("cost_usd"), "US dollars"),
+        "max_tokens": (used("input_tokens", "output_tokens"), "tokens"),
+        "max_turns": (used("turns"), "turns"),
     }
-    for limit, (amount, unit) in used.items():
+    for limit, (amount, unit) in amounts.items():
         if limit in budget and amount > budget[limit]:
             return f"{amount:g} {unit} used, {limit} is {budget[limit]:g}"
     return None

@@ -49,7 +49,7 @@ class MissionWorker:
                 with database.write_transaction() as tx:
                     self._identity = fleet.register(tx, self._profile.vp_id, self._profile.digest)
                 self._leases.start(self._identity.worker_id)
-                atexit.register(self._stopped)
+                atexit.register(self.close)
             return self._identity
 
     def run(self, mission_id: str, attempt: int) -> None:
@@ -88,11 +88,12 @@ class MissionWorker:
                 name = f"{attempt.claim.mission_id}.{attempt.claim.attempt}"
                 logger.error("%s could not be released in time; the keeper will find it", name)
 
-    def _stopped(self) -> None:
-        """This process leaves in good order."""
+    def close(self) -> None:
+        """This process leaves in good order: everything it runs is released, and it signs off."""
         self.stop_all()
         if self._identity is None:
             return
+        self._leases.stop()
         try:
             with database.write_transaction() as tx:
                 fleet.end(tx, self._identity.worker_id, WorkerState.STOPPED)

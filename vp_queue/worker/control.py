@@ -48,12 +48,14 @@ class ProgramControl:
         cwd_fd: int,
         deadline: float,
         budget: Mapping[str, Any],
+        used_before: Mapping[str, Any],
     ) -> None:
         """
         Args:
             cwd_fd: the workspace or target directory, opened and checked.
             deadline: on :func:`vp_queue.clock.monotonic`; past it the attempt is stopped.
             budget: the mission's; what is reported beyond it stops the attempt.
+            used_before: what the mission's earlier attempts used of it.
         """
         self.reported = Reported()
         self.exit: process.Exit | None = None
@@ -64,6 +66,7 @@ class ProgramControl:
         self._cwd_fd = cwd_fd
         self._deadline = deadline
         self._budget = budget
+        self._used_before = used_before
         self._progress_events = 0
         self._next_progress = 0.0
         self._heard: float | None = None
@@ -93,6 +96,10 @@ class ProgramControl:
         if self.exit.output_limit:
             raise ExecutorFailure(
                 FailureCode.OUTPUT_LIMIT, f"The program printed more than {limits.OUTPUT_BYTES} bytes and was ended."
+            )
+        if self.exit.launcher_lost:
+            raise ExecutorFailure(
+                FailureCode.EXECUTOR_ERROR, f"The program was ended, because {self.exit.error} while it ran."
             )
         return ProgramExit(self.exit.code, self.exit.signal, self.exit.error)
 
@@ -195,8 +202,12 @@ class ProgramControl:
         return ended
 
     def _check_budget(self) -> None:
-        if overspent(self._budget, self.reported.usage) is not None:
+        if self.overspent() is not None:
             self._running.stop(StopReason.BUDGET)
+
+    def overspent(self) -> str | None:
+        """Which limit of the mission's budget all its attempts together have passed, in words."""
+        return overspent(self._budget, self._used_before, self.reported.usage)
 
     def stop_reason(self) -> StopReason | None:
         """Why the attempt ends, if it is we who end it.

@@ -36,12 +36,18 @@ class LeaseKeeper:
         self._attempts: dict[str, RunningAttempt] = {}
         self._lock = threading.Lock()
         self._worker_id: str | None = None
+        self._stopped = False
         self._last_success_us = clock.boottime_us()
 
     def start(self, worker_id: str) -> None:
         """Begin to beat for this worker."""
         self._worker_id = worker_id
         threading.Thread(target=self._run, name="lease-keeper", daemon=True).start()
+
+    def stop(self) -> None:
+        """Beat no more; there is nothing left to beat for."""
+        self._stopped = True
+        watch.current().wake()
 
     def add(self, attempt: RunningAttempt) -> None:
         """Keep this attempt's lease, just taken with its claim."""
@@ -62,7 +68,7 @@ class LeaseKeeper:
 
     def _run(self) -> None:
         next_beat = clock.monotonic()
-        while True:
+        while not self._stopped:
             token = watch.current().token()
             try:
                 if clock.monotonic() >= next_beat:

@@ -89,6 +89,7 @@ class Exit:
         log_bytes: bytes the program printed, kept or not.
         error: why the program never started, or what became of its launcher; else None.
         output_limit: it was ended because it printed too much.
+        launcher_lost: its launcher died or went deaf; it was ended for that.
     """
 
     code: int | None
@@ -99,6 +100,7 @@ class Exit:
     log_bytes: int
     error: str | None
     output_limit: bool = False
+    launcher_lost: bool = False
 
 
 class LaunchedProgram:
@@ -215,7 +217,7 @@ class LaunchedProgram:
 
     def _end_without_launcher(self, why: str) -> None:
         dead = end_tree(self.identity, 0.0)
-        self._exit = Exit(None, 9, None, None, dead, self.log_bytes, why)
+        self._exit = Exit(None, 9, None, None, dead, self.log_bytes, why, launcher_lost=True)
         _reap(self._launcher)
 
     def _await_start(self) -> dict[str, Any]:

@@ -31,7 +31,6 @@ from vp_queue.worker import artifacts, log
 from vp_queue.worker.artifacts import Collection
 from vp_queue.worker.attempt import RunningAttempt, StopReason
 from vp_queue.worker.briefing import as_json, briefing
-from vp_queue.worker.budget import overspent
 from vp_queue.worker.control import ProgramControl
 from vp_queue.worker.redaction import redacted
 from vp_queue.worker.reports import clean
@@ -98,7 +97,13 @@ class AttemptRunner:
         try:
             deadline = clock.monotonic() + self._time_limit_seconds()
             self._control = ProgramControl(
-                self._running, self._profile, workspace, cwd_fd, deadline, self._mission.budget
+                self._running,
+                self._profile,
+                workspace,
+                cwd_fd,
+                deadline,
+                self._mission.budget,
+                self._mission.usage or {},
             )
             # Whatever the VP's executor, a mission's own command is run by the command executor.
             name = "command" if self._mission.mission_type == "command" else self._profile.executor
@@ -194,8 +199,7 @@ class AttemptRunner:
             limit = self._time_limit_seconds()
             return self._failed(FailureCode.TIMEOUT, f"The time limit of {limit:g} s was reached.")
         if reason == StopReason.BUDGET and self._control is not None:
-            spent = overspent(self._mission.budget, self._control.reported.usage)
-            return self._failed(FailureCode.BUDGET_EXHAUSTED, f"The budget is used up: {spent}.")
+            return self._failed(FailureCode.BUDGET_EXHAUSTED, f"The budget is used up: {self._control.overspent()}.")
         return verdict
 
     def _collect(self, workspace: Workspace, verdict: Verdict, reason: StopReason | None) -> tuple[Collection, Verdict]:

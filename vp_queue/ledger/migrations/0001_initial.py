@@ -57,7 +57,7 @@ SQLITE = (
     """CREATE INDEX "vp_mission_vp_id_status_id" ON "vp_mission" ("vp_id", "status", "id")""",
     """CREATE INDEX "vp_mission_status_id" ON "vp_mission" ("status", "id")""",
     """CREATE INDEX "vp_mission_source_session_id_id" ON "vp_mission" ("source_session_id", "id")""",
-    """CREATE INDEX "vp_mission_due" ON "vp_mission" ("due_at", "queue_row", "vp_id")
+    """CREATE INDEX "vp_mission_due" ON "vp_mission" ("due_at", "queue_row", "vp_id", "id")
 WHERE status = 'queued'""",
     """CREATE INDEX "vp_mission_start_deadline" ON "vp_mission" ("expires_at")
 WHERE status = 'queued' AND expires_at IS NOT NULL""",

@@ -39,7 +39,8 @@ NEXT_ROW: Final = (
 # Queued, due, and without its row: a consumer took the row and died before it could claim, or the row
 # was lost otherwise, or the mission just became due.
 WITHOUT_ROW: Final = (
-    "SELECT m.id FROM vp_mission AS m INDEXED BY vp_mission_due LEFT JOIN task AS t ON t.id = m.queue_row AND t.queue = m.vp_id "
+    "SELECT m.id FROM vp_mission AS m INDEXED BY vp_mission_due "
+    "LEFT JOIN task AS t ON t.id = m.queue_row AND t.queue = m.vp_id "
     "WHERE m.status = 'queued' AND m.due_at <= ? AND t.id IS NULL LIMIT ?"
 )
 

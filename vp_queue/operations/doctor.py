@@ -10,6 +10,7 @@ import os
 import platform
 import shutil
 import stat
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +18,7 @@ from typing import Any, Final
 from vp_queue import __version__, clock, missions
 from vp_queue.config import Profile, Settings
 from vp_queue.errors import VpError
-from vp_queue.ledger import database, schema
+from vp_queue.ledger import database, locks, schema
 from vp_queue.worker import procfs
 
 Check = dict[str, Any]
@@ -25,6 +26,7 @@ Check = dict[str, Any]
 WAL_RESET_FIXED: Final = (3, 51, 3)
 LOW_SPACE_BYTES: Final = 1024**3
 NO_SPACE_BYTES: Final = 50 * 1024**2
+HONEST_WRITE_SECONDS: Final = 0.3
 KEEPER_SILENT_SECONDS: Final = 30.0
 # SQLite's WAL needs shared memory and honest POSIX locks; over a network it corrupts.
 NETWORK_FILE_SYSTEMS: Final = frozenset(
@@ -162,6 +164,22 @@ def _ledger(settings: Settings) -> Iterator[Check]:
     known = schema.known()
     detail = f"pending: {', '.join(pending)}" if pending else f"{len(known)} applied, newest {known[-1]}"
     yield check("schema", None if pending else True, detail, "Run: vp migrate")
+    yield _write_lock(path)
+
+
+def _write_lock(path: Path) -> Check:
+    """Whether one process keeps all others from writing: seen twice, since an honest write takes milliseconds."""
+    holder = locks.write_lock_holder(path)
+    if holder is not None:
+        time.sleep(HONEST_WRITE_SECONDS)
+    if holder is None or locks.write_lock_holder(path) != holder:
+        return check("write lock", True, "free")
+    try:
+        command = Path(f"/proc/{holder}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    except OSError:
+        command = "gone"
+    fix = f"Nobody else can write. If it is stopped: kill -CONT {holder}; if it hangs: kill {holder}"
+    return check("write lock", False, f"held by process {holder} ({command[:200]})", fix)
 
 
 # --- processes ----------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from tests.harness import Home, command, ok, refused
 from vp_queue import tools
 from vp_queue.contracts import EventType, limits
 from vp_queue.errors import LedgerBusy, LedgerUnavailable
-from vp_queue.ledger import database, fleet
+from vp_queue.ledger import database, fleet, locks
 from vp_queue.ledger.database import read_transaction, write_transaction
 from vp_queue.ledger.events import record_vp_event
 from vp_queue.ledger.models import Agent, Event
@@ -496,3 +496,10 @@ def test_pausing_twice_writes_once(ledger: database.Ledger) -> None:
         with write_transaction() as tx:
             assert fleet.set_paused(tx, VP, True, "lunch") is expected
     assert [event.type for event in Event.select()] == [EventType.VP_PAUSED]
+
+
+def test_the_holder_of_the_write_lock_can_be_named(ledger: database.Ledger) -> None:
+    assert locks.write_lock_holder(ledger.path) is None
+    with database.write_transaction():
+        assert locks.write_lock_holder(ledger.path) == os.getpid()
+    assert locks.write_lock_holder(ledger.path) is None

@@ -38,7 +38,7 @@ class MissionWorker:
         self._leases = LeaseKeeper(settings.lease_seconds)
         self._identity: WorkerIdentity | None = None
         self._running: list[RunningAttempt] = []
-        self._stopping = False
+        self._stop_deadline: float | None = None
         self._lock = threading.Lock()
 
     def start(self) -> WorkerIdentity:
@@ -56,7 +56,7 @@ class MissionWorker:
         """The body of the Huey task: run the attempt if it can be claimed."""
         identity = self.start()
         with self._lock:  # claimed and listed in one step, or an orderly stop could overlook it
-            if self._stopping:
+            if self._stop_deadline is not None:
                 return  # still queued; the keeper writes it a new wake-up
             claimed = runner.claim(mission_id, attempt, identity, self._settings.lease_seconds)
             if claimed is None:
@@ -75,11 +75,13 @@ class MissionWorker:
     def stop_all(self) -> None:
         """The orderly stop: claim nothing more, end every executor, prove it dead, release its attempt.
 
-        Returns when all are released, or supervisord's patience is nearly over; may be called again.
+        Returns when all are released, or supervisord's patience is nearly over. It is called once per
+        interrupted task and once more at exit; the time they may wait is counted from the first call.
         """
-        deadline = clock.monotonic() + STOP_WAIT_SECONDS
         with self._lock:
-            self._stopping = True
+            if self._stop_deadline is None:
+                self._stop_deadline = clock.monotonic() + STOP_WAIT_SECONDS
+            deadline = self._stop_deadline
             running = list(self._running)
         for attempt in running:
             attempt.stop(StopReason.INTERRUPTED)

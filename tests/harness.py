@@ -124,7 +124,8 @@ class Home:
 
 def exited(process: subprocess.Popen[bytes]) -> bool:
     """Fails the test if a process that should run has ended."""
-    assert process.poll() is None, f"{process.args} ended with {process.returncode}"
+    locks = Path("/proc/locks").read_text() if process.poll() is not None else ""
+    assert process.poll() is None, f"{process.args} ended with {process.returncode}; locks:\n{locks}"
     return False
 
 

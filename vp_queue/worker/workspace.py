@@ -11,7 +11,7 @@ import errno
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,14 +125,14 @@ def prepare(
         ValueError: an id that could name another place, or an attempt below 1.
     """
     path = attempt_path(root, vp_id, mission_id, attempt)
-    contents = {_checked(name): text for name, text in files.items()}
+    _check_files(files)
     try:
         root.mkdir(mode=confined.FOLDER_MODE, parents=True, exist_ok=True)
         with closing(_new_attempt_folder(root, vp_id, mission_id, attempt)) as folder:
             os.close(confined.make_folder(folder, WORK_PRODUCTS, new=True))
             confined.create_file(folder, BRIEFING, briefing.encode())
             confined.create_file(folder, MISSION, _as_json(mission))
-            for name, text in contents.items():
+            for name, text in files.items():
                 _place(folder, name, text.encode())
     except UnicodeEncodeError as error:
         raise WorkspaceError(f"{path}: a text for the workspace is not valid Unicode") from error
@@ -175,13 +175,14 @@ def write_receipt(workspace: Workspace, receipt: Mapping[str, object]) -> None:
         raise WorkspaceError(f"{workspace.receipt} cannot be written: {_explain(error)}") from error
 
 
-def _checked(name: str) -> str:
+def _check_files(names: Iterable[str]) -> None:
+    """The rules of dispatch again: what the ledger holds may be older than they are."""
     try:
-        check_relative_path(name)
-        check_workspace_files([name])
+        for name in names:
+            check_relative_path(name)
+        check_workspace_files(names)
     except ValueError as error:
-        raise WorkspaceError(f"constraints.files: {name[:200]!r}: {error}", field="constraints.files") from error
-    return name
+        raise WorkspaceError(f"constraints.files: {error}", field="constraints.files") from error
 
 
 def _new_attempt_folder(root: Path, vp_id: str, mission_id: str, attempt: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -230,8 +231,9 @@ def test_control_characters_do_not_reach_the_message(place: Place) -> None:
 
 
 def test_no_descriptor_is_left_open(place: Place) -> None:
+    gc.collect()  # what earlier tests left behind must not go meanwhile
     before = len(os.listdir("/proc/self/fd"))
     os.close(place.open(place.project))
     for path in (place.home, place.base / "else", place.project / "missing"):
         place.denied(path)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-
-import cysqlite
+from pathlib import Path
 
 from tests import oracle
 from tests.harness import (
@@ -22,27 +21,29 @@ from tests.harness import (
     worker_pids,
 )
 from vp_queue import missions, tools
+from vp_queue.ledger.locks import write_lock_holder
 
 
 def freeze(process: subprocess.Popen[bytes], home: Home) -> None:
     """Stop a process, but not in the midst of a write: SQLite lets nobody else write then (another fault)."""
+
+    def stopped() -> bool:
+        tasks = Path(f"/proc/{process.pid}/task").glob("*/stat")
+        return all(task.read_bytes().rpartition(b")")[2].split()[0] == b"T" for task in tasks)
+
     while True:
         process.send_signal(signal.SIGSTOP)
-        connection = cysqlite.connect(str(home.database), timeout=0.2)
-        try:
-            connection.begin("immediate")
-            connection.rollback()
+        until(stopped, "every thread is stopped")
+        if write_lock_holder(home.database) != process.pid:
             return
-        except cysqlite.OperationalError:
-            process.send_signal(signal.SIGCONT)
-        finally:
-            connection.close()
+        process.send_signal(signal.SIGCONT)
 
 
 def test_a_worker_frozen_past_its_lease_is_fenced_and_its_program_is_dead_before_another_starts(home: Home) -> None:
     home.configure(lease_seconds=1)
     frozen = home.consumer()
     keeper = home.keeper()
+    until(lambda: missions.keepers() or exited(keeper), "the keeper registered")
     mission_id = shell("echo $VP_ATTEMPT >> ../starts; test $VP_ATTEMPT -ge 2 || sleep 600", max_attempts=2)[
         "mission_id"
     ]

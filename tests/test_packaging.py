@@ -9,11 +9,16 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
+import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from tests.harness import GENERAL, Home, command, ended, ok
+from vp_queue import tools
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = {"vp_queue": "vp_queue", "tasks": "vp_queue/tasks", "cli": "vp_queue/cli"}
@@ -144,3 +149,39 @@ def test_the_pinned_requirements_name_no_place() -> None:
     assert not [line for line in text.splitlines() if line.lstrip().startswith("-") and "--hash=" not in line]
     assert "://" not in text
     assert "--hash=sha256:" in text
+
+
+def test_dispatched_from_a_checkout_and_consumed_by_a_wheel(wheel: Path, tmp_path: Path, home: Home) -> None:
+    """And from a folder that is neither: no module of the checkout may help."""
+    venv.create(tmp_path / "env", with_pip=False, symlinks=True)
+    python = tmp_path / "env" / "bin" / "python"
+    site = Path(
+        subprocess.check_output([python, "-c", "import site; print(site.getsitepackages()[0])"], text=True).strip()
+    )
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    # The wheel's dependencies; behind the wheel itself, and without the checkout's own .pth.
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    environment = {**home.environment, "VP_ID": GENERAL}
+    where = subprocess.check_output(
+        [python, "-c", "import vp_queue.tasks.app as app; print(app.__file__)"],
+        env=environment,
+        cwd=tmp_path,
+        text=True,
+    )
+    assert Path(where.strip()).is_relative_to(tmp_path)
+    mission_id = command("sh", "-c", "echo from a wheel > $VP_WORK_PRODUCTS/out")["mission_id"]
+    consumer = subprocess.Popen(
+        [python, "-m", "huey.bin.huey_consumer", "vp_queue.tasks.app.huey"],
+        env=environment,
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        assert ended(mission_id)["status"] == "completed"
+    finally:
+        consumer.terminate()
+        consumer.wait(30)
+    (artifact,) = ok(tools.vp_read_result_artifacts(mission_id=mission_id))["artifacts"]
+    assert artifact["content"] == "from a wheel\n"

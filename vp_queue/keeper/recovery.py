@@ -72,8 +72,9 @@ class Keeper:
     def run(self) -> None:
         """Sweep until :meth:`stop`."""
         end_with_supervisord()
-        with database.write_transaction() as tx:
-            self._worker_id = fleet.register(tx, None, None).worker_id
+        while not self._register():
+            if self._stop.is_set():
+                return
         logger.info("keeper started")
         try:
             while not self._stop.is_set():
@@ -88,6 +89,15 @@ class Keeper:
         finally:
             with database.write_transaction() as tx:
                 fleet.end(tx, self._worker_id, WorkerState.STOPPED)
+
+    def _register(self) -> bool:
+        try:
+            with database.write_transaction() as tx:
+                self._worker_id = fleet.register(tx, None, None).worker_id
+        except LedgerBusy as error:
+            logger.warning("not registered yet: %s", error)  # it waited 8 s; whoever repairs must not give up
+            return False
+        return True
 
     def sweep(self) -> None:
         """Look once for everything that needs repair. What goes wrong with one mission holds up no other."""

@@ -87,6 +87,10 @@ class Keeper:
                 self._stop.wait(PAUSE_SECONDS)
                 self._changes.wait(token, SWEEP_SECONDS - PAUSE_SECONDS)
         finally:
+            self._sign_off()
+
+    def _sign_off(self) -> None:
+        if self._worker_id is not None:
             with database.write_transaction() as tx:
                 fleet.end(tx, self._worker_id, WorkerState.STOPPED)
 

@@ -211,3 +211,16 @@ def home_at(path: Path) -> Iterator[Home]:
         yield home
     finally:
         home.close()
+
+
+def open_descriptors() -> set[tuple[str, str]]:
+    """This process's descriptors with what they lead to.
+
+    Compared as sets, so that what an earlier test left to the garbage collector may go meanwhile and yet
+    hide no descriptor that was opened and not closed.
+    """
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # the one that listed them
+            found.add((name, os.readlink(f"/proc/self/fd/{name}")))
+    return found

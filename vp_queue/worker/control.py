@@ -177,7 +177,7 @@ class ProgramControl:
                     launched.stop(0.0)  # somebody else may start it now: no time for manners
 
     def _patience(self, stopping: bool) -> float:
-        if stopping:
+        if stopping or self.ended_by_itself:  # a deadline that passed means nothing any more
             return OUTPUT_CHECK_SECONDS
         wait = min(LONGEST_SELECT_SECONDS, max(0.0, self._deadline - clock.monotonic()))
         if self.reported.fresh:

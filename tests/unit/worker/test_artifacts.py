@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness import open_descriptors
 from vp_queue.contracts import limits as contract
 from vp_queue.contracts.paths import printable
 from vp_queue.errors import ArtifactNotFound
@@ -38,10 +39,9 @@ def resolution(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture(autouse=True)
 def no_descriptor_is_left_open() -> Iterator[None]:
-    before = os.listdir("/proc/self/fd")
+    before = open_descriptors()
     yield
-    # Fewer is fine: what an earlier test left to the garbage collector may go meanwhile.
-    assert len(os.listdir("/proc/self/fd")) <= len(before)
+    assert open_descriptors() <= before
 
 
 @pytest.fixture

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.harness import open_descriptors
 from vp_queue.errors import TargetPathDenied
 from vp_queue.worker import confined, target
 from vp_queue.worker.target import open_target, resolve_target
@@ -231,9 +231,8 @@ def test_control_characters_do_not_reach_the_message(place: Place) -> None:
 
 
 def test_no_descriptor_is_left_open(place: Place) -> None:
-    gc.collect()  # what earlier tests left behind must not go meanwhile
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     os.close(place.open(place.project))
     for path in (place.home, place.base / "else", place.project / "missing"):
         place.denied(path)
-    assert len(os.listdir("/proc/self/fd")) <= before
+    assert open_descriptors() <= before

@@ -68,6 +68,8 @@ class AttemptRunner:
             verdict = self._execute()
         except Stopped:
             verdict = Verdict()
+            if self._stop_reason() is None:  # a plugin's invention: it must not pass for success
+                verdict = self._failed(FailureCode.EXECUTOR_ERROR, "The executor stopped without having been told to.")
         except ExecutorFailure as failure:
             verdict = self._failed(failure.code, failure.message, failure.exit_code)
         except TargetPathDenied as denied:
@@ -180,7 +182,7 @@ class AttemptRunner:
     def _finish(self, verdict: Verdict) -> None:
         """Publish what there is and write the end, however long the ledger makes us wait, while the lease holds."""
         # Read once: a stop that comes later must not make evidence, receipt and transition disagree.
-        reason = self._control.stop_reason() if self._control else self._running.stop_reason
+        reason = self._stop_reason()
         verdict = self._stopped_for(reason, verdict)
         collection = Collection((), (), 0)
         if self._workspace is not None and reason != StopReason.INTERRUPTED:
@@ -193,6 +195,9 @@ class AttemptRunner:
         landed = self._write_end(lambda tx: self._transition(tx, verdict, ending, reason))
         if landed is not None and landed.status == Status.CANCELLED and reason != StopReason.CANCELLED:
             self._write_receipt("cancelled", verdict, ending)  # the request came after the receipt was written
+
+    def _stop_reason(self) -> StopReason | None:
+        return self._control.stop_reason() if self._control else self._running.stop_reason
 
     def _stopped_for(self, reason: StopReason | None, verdict: Verdict) -> Verdict:
         if reason == StopReason.TIMEOUT:

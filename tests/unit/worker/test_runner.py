@@ -13,6 +13,7 @@ from tests import oracle
 from tests.harness import GENERAL, Home, events, ok, shell, until
 from vp_queue import missions, tools
 from vp_queue.contracts import limits
+from vp_queue.executors.base import Stopped
 from vp_queue.worker import artifacts, control
 from vp_queue.worker.attempt import StopReason
 from vp_queue.worker.consumer import MissionWorker
@@ -118,6 +119,18 @@ def test_the_budget_is_the_missions_not_the_attempts(worker: MissionWorker) -> N
     done = ok(tools.vp_get_mission(mission_id=mission["mission_id"]))["mission"]
     assert (done["status"], done["failure"]["code"]) == ("failed", "budget_exhausted")
     assert "1.2 US dollars" in done["failure"]["message"]
+
+
+def test_an_executor_that_stops_untold_has_not_succeeded(
+    worker: MissionWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Quitter:
+        def run(self, *_: Any) -> None:
+            raise Stopped
+
+    monkeypatch.setattr("vp_queue.executors.registry.executor", lambda _: Quitter())
+    done = run(worker, shell("true"))
+    assert (done["status"], done["failure"]["code"]) == ("failed", "executor_error")
 
 
 def test_a_stopping_worker_claims_nothing_more(worker: MissionWorker) -> None:

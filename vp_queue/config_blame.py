@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from vp_queue.config_lines import KeyPath
-from vp_queue.config_profile import UnfitOption
+from vp_queue.config_options import UnfitOption
 from vp_queue.errors import ConfigurationError
 
 SHOWN_CHARS: Final = 60  # of a wrong value in a message

@@ -14,21 +14,12 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
+from vp_queue.config_options import UnfitOption, check_options, check_variable_name
 from vp_queue.contracts.limits import DURATION_SECONDS, NAME_CHARS
 from vp_queue.contracts.paths import has_control_characters
 
-PLACEHOLDERS: Final = ("{workspace}", "{work_products}", "{mission_file}", "{target_path}")
 VP_ID: Final = re.compile(r"vp\.[a-z0-9][a-z0-9_.-]{0,80}")
 VP_ID_FORM: Final = 'a VP id is "vp." and up to 81 of a-z 0-9 _ . -, without ".." and with no "." at its end'
-_VARIABLE_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-
-
-class UnfitOption(ValueError):
-    """A value in ``options`` cannot be JSON; ``path`` leads to it from there."""
-
-    def __init__(self, message: str, path: tuple[str | int, ...]) -> None:
-        super().__init__(message)
-        self.path = path
 
 
 def expand_user(text: str, environ: Mapping[str, str]) -> str:
@@ -68,8 +59,7 @@ def _as_root(value: object, info: ValidationInfo) -> Path:
 
 
 def _variable_name(value: str) -> str:
-    if not _VARIABLE_NAME.fullmatch(value):
-        raise ValueError("this is no name of an environment variable")
+    check_variable_name(value)
     if value.startswith("VP_"):
         # VP_TOKEN would hand a mission the web face; the others are set by the worker for each attempt.
         raise ValueError("VP_* variables are vp-queue's own and are never passed on")
@@ -147,8 +137,7 @@ class Profile(BaseModel):
     @classmethod
     def _check_options(cls, value: dict[str, object], info: ValidationInfo) -> dict[str, object]:
         _refuse_unfit_for_json(value, ())
-        if info.data.get("executor") == "command":
-            _check_command_options(value)
+        check_options(info.data.get("executor", ""), value)
         return value
 
     @property
@@ -166,22 +155,6 @@ class Profile(BaseModel):
 def is_vp_id(text: str) -> bool:
     """Whether a text has the form of a VP id."""
     return bool(VP_ID.fullmatch(text)) and ".." not in text and not text.endswith(".")
-
-
-def _check_command_options(options: Mapping[str, object]) -> None:
-    """The options of the built-in executor; those of a plugin are its own to judge."""
-    for name in options:
-        if name != "argv":
-            raise UnfitOption('unknown option of executor "command"; it knows argv only', (name,))
-    argv = options.get("argv", ["-"])
-    if not isinstance(argv, list) or not argv or not all(isinstance(part, str) for part in argv):
-        raise UnfitOption("give the program and its arguments as a list of strings", ("argv",))
-    for index, part in enumerate(argv):
-        inside = next((known for known in PLACEHOLDERS if known in part and part != known), None)
-        if inside is not None:
-            raise UnfitOption(
-                f"{inside} must be a whole element; in a shell script use $VP_WORKSPACE and its like", ("argv", index)
-            )
 
 
 def _refuse_unfit_for_json(value: object, path: tuple[str | int, ...]) -> None:

@@ -99,6 +99,18 @@ FINAL_FAILURES: Final = (
     FailureCode.REFUSED,
 )
 
+# What a program may report of itself (``{"failure": …}``); the others are the worker's own findings.
+REPORTABLE_FAILURES: Final = (
+    FailureCode.EXECUTOR_ERROR,
+    FailureCode.EXECUTOR_UNAVAILABLE,
+    FailureCode.OUTPUT_LIMIT,
+    FailureCode.AUTH,
+    FailureCode.RATE_LIMITED,
+    FailureCode.CONTEXT_EXCEEDED,
+    FailureCode.REFUSED,
+    FailureCode.CRASHED,
+)
+
 
 class WorkerState(StrEnum):
     """What a worker last said of itself, or what the keeper found."""

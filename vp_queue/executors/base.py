@@ -7,7 +7,7 @@ A plugin is a class with the two methods of :class:`Executor`, registered under 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,6 +30,16 @@ class Brief:
     mission_file: Path
     target_path: Path | None
     options: Mapping[str, Any]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    guidance: str | None = None
+
+
+@dataclass(frozen=True)
+class ReportedFailure:
+    """Why a program says it failed; it counts only if the program then exits with another status than 0."""
+
+    code: FailureCode
+    message: str
 
 
 @dataclass(frozen=True)
@@ -39,6 +49,26 @@ class ProgramExit:
     code: int | None
     signal: int | None
     error: str | None  # why it never started
+    failure: ReportedFailure | None = None
+
+    def check(self, name: str) -> None:
+        """Return if the program succeeded: exit status 0.
+
+        Args:
+            name: what to call the program in a message.
+
+        Raises:
+            ExecutorFailure: it did not; with its own reason if it reported one.
+        """
+        if self.error is not None:
+            raise ExecutorFailure(FailureCode.EXECUTOR_ERROR, f"The program could not be started: {self.error}")
+        if self.code == 0:
+            return
+        if self.failure is not None:
+            raise ExecutorFailure(self.failure.code, self.failure.message, self.code)
+        if self.signal is not None:
+            raise ExecutorFailure(FailureCode.EXIT_NONZERO, f"{name} was ended by signal {self.signal}.")
+        raise ExecutorFailure(FailureCode.EXIT_NONZERO, f"{name} exited with status {self.code}.", self.code)
 
 
 class Control(Protocol):

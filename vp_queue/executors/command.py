@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 from vp_queue.contracts import FailureCode
 from vp_queue.executors.base import Availability, Brief, Control, ExecutorFailure
-
-PLACEHOLDERS: Final = ("{workspace}", "{work_products}", "{mission_file}", "{target_path}")
 
 
 class CommandExecutor:
@@ -37,13 +35,7 @@ class CommandExecutor:
             argv = fill_placeholders(brief.options.get("argv") or (), brief)
         if not argv:
             raise ExecutorFailure(FailureCode.EXECUTOR_UNAVAILABLE, "The profile has no options.argv.")
-        ended = control.run_program(argv)
-        if ended.error is not None:
-            raise ExecutorFailure(FailureCode.EXECUTOR_ERROR, f"The program could not be started: {ended.error}")
-        if ended.signal is not None:
-            raise ExecutorFailure(FailureCode.EXIT_NONZERO, f"{argv[0]} was ended by signal {ended.signal}.")
-        if ended.code:
-            raise ExecutorFailure(FailureCode.EXIT_NONZERO, f"{argv[0]} exited with status {ended.code}.", ended.code)
+        control.run_program(argv).check(argv[0])
         return None
 
 

@@ -10,9 +10,15 @@ from typing import Any, Final
 from vp_queue.contracts import FailureCode
 from vp_queue.executors.base import Availability, Executor, ExecutorFailure
 from vp_queue.executors.command import CommandExecutor
+from vp_queue.executors.model import ModelExecutor
+from vp_queue.executors.python import PythonExecutor
 
 GROUP: Final = "vp_queue.executors"
-_BUILT_IN: Final[Mapping[str, type[Executor]]] = {"command": CommandExecutor}
+_BUILT_IN: Final[Mapping[str, type[Executor]]] = {
+    "command": CommandExecutor,
+    "model": ModelExecutor,
+    "python": PythonExecutor,
+}
 
 
 @functools.cache

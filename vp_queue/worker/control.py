@@ -19,7 +19,7 @@ from vp_queue import clock
 from vp_queue.config import Profile
 from vp_queue.contracts import FailureCode, limits
 from vp_queue.errors import LedgerBusy, LedgerUnavailable
-from vp_queue.executors.base import ExecutorFailure, ProgramExit, Stopped
+from vp_queue.executors.base import ExecutorFailure, ProgramExit, ReportedFailure, Stopped
 from vp_queue.ledger import database, leases
 from vp_queue.worker import process, tree
 from vp_queue.worker.attempt import RunningAttempt, StopReason
@@ -101,7 +101,9 @@ class ProgramControl:
             raise ExecutorFailure(
                 FailureCode.EXECUTOR_ERROR, f"The program was ended, because {self.exit.error} while it ran."
             )
-        return ProgramExit(self.exit.code, self.exit.signal, self.exit.error)
+        told = self.reported.failure
+        failure = ReportedFailure(*told) if told else None
+        return ProgramExit(self.exit.code, self.exit.signal, self.exit.error, failure)
 
     @contextmanager
     def _launch(

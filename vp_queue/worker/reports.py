@@ -13,7 +13,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from vp_queue.contracts import limits
+from vp_queue.contracts import REPORTABLE_FAILURES, FailureCode, limits
 from vp_queue.worker.redaction import redacted
 
 READ_BYTES: Final = 65_536
@@ -31,6 +31,7 @@ class Reported:
     fraction: float | None = None
     message: str | None = None
     result: str | None = None
+    failure: tuple[FailureCode, str] | None = None
     usage: dict[str, Any] = field(default_factory=dict)
     fresh: bool = False
     secrets: tuple[str, ...] = ()
@@ -47,6 +48,14 @@ class Reported:
         """Take over a result, if it is one."""
         if isinstance(result, str):
             self.result = self._text(result, limits.RESULT_CHARS)
+
+    def tell_failure(self, failure: object) -> None:
+        """Take over why the program says it failed: a code that programs may give, and a message."""
+        if not isinstance(failure, dict):
+            return
+        code, message = failure.get("code"), failure.get("message")
+        if isinstance(code, str) and code in REPORTABLE_FAILURES and isinstance(message, str):
+            self.failure = FailureCode(code), self._text(message, limits.FAILURE_MESSAGE_CHARS)
 
     def _text(self, text: str, most_chars: int) -> str:
         return clean(redacted(text, self.secrets), most_chars)
@@ -122,3 +131,4 @@ class ReportReader:
         self._into.progress(report.get("progress"), report.get("message"))
         self._into.add_usage(report.get("usage"))
         self._into.tell_result(report.get("result"))
+        self._into.tell_failure(report.get("failure"))

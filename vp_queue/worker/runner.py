@@ -164,6 +164,8 @@ class AttemptRunner:
             mission_file=workspace.mission_file,
             target_path=Path(target) if target else None,
             options=self._profile.options,
+            metadata=self._mission.metadata,
+            guidance=self._mission.guidance,
         )
 
     def _safe(self, text: str) -> str:

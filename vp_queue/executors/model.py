@@ -73,4 +73,8 @@ def _key(options: ModelOptions) -> dict[str, str]:
             f"The environment variable {options.api_key_env} (api_key_env of the profile) is not set in the worker. "
             "Set it where `vp up` is run, then: vp down, vp up --detach",
         )
+    if not key.isascii() or not key.isprintable():
+        # Told here, because an HTTP library's complaint would quote it.
+        message = f"The key in {options.api_key_env} holds characters that no HTTP header can. Set it anew."
+        raise ExecutorFailure(FailureCode.AUTH, message)
     return {child.MODEL_KEY_VARIABLE: key}

@@ -5,6 +5,7 @@ The answer is written as it comes, so that a mission that is cancelled or cut of
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -35,6 +36,7 @@ def answer(mission: MissionContext) -> str:
     # The callable's event would be looked at between two chunks only; this ends a silent wait as well.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     options = dict(mission.arguments)
+    mission.report(message=f"asking {options['model'] or 'the local model'}")
     with Answer(mission, options) as written:
         if options["base_url"]:
             endpoint = model_http.Endpoint(
@@ -106,20 +108,19 @@ class Answer:
     def __init__(self, mission: MissionContext, options: dict[str, Any]) -> None:
         self._mission = mission
         self._options = options
+        self._path = Path(mission.work_products, options["output"])
         self._beginning = self._tail = self._refusal = ""
         self._chars = self._bytes = 0
         self._finish: str | None = None
         self._told_at = 0.0
-        path = Path(mission.work_products, options["output"])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-        self._file = os.fdopen(os.open(path, flags, 0o600), "wb", buffering=0)
+        self._file: io.FileIO | None = None  # made by the first text: a refusal leaves no empty artifact
 
     def __enter__(self) -> Answer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
     def begin_again(self, why: str) -> None:
         """Forget what came so far: the request is made anew."""
@@ -128,8 +129,10 @@ class Answer:
         self._beginning = self._tail = self._refusal = ""
         self._chars = self._bytes = 0
         self._finish = None
-        self._file.seek(0)
-        self._file.truncate()
+        if self._file is not None:
+            self._file.close()
+            self._path.unlink()
+            self._file = None
 
     def take(self, chunk: dict[str, Any]) -> bool:
         """Take in one chunk; never ends the generation early but by raising.
@@ -158,7 +161,7 @@ class Answer:
         if self._bytes > self._options["max_answer_bytes"]:
             limit = self._options["max_answer_bytes"]
             raise MissionFailed("output_limit", f"The answer is longer than {limit} bytes (max_answer_bytes).")
-        self._file.write(data)
+        self._opened().write(data)
         sys.stdout.write(text)
         self._chars += len(text)
         room = WHOLE_RESULT_CHARS + 1 - len(self._beginning)
@@ -168,6 +171,12 @@ class Answer:
         if now >= self._told_at + PROGRESS_SECONDS:
             self._told_at = now
             self._mission.report(message=self._tail)
+
+    def _opened(self) -> io.FileIO:
+        if self._file is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = io.FileIO(self._path, "xb")
+        return self._file
 
     def _take_usage(self, usage: object) -> None:
         if not isinstance(usage, dict):

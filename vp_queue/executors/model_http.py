@@ -104,13 +104,18 @@ def _ask(client: httpx.Client, endpoint: Endpoint, body: Mapping[str, Any], take
             take(_as_chunk(_object(b"".join(_bounded(response, most_bytes)))))
             return
         finished = False
-        for data in _data_lines(response, most_bytes):
-            if data == b"[DONE]":
-                return
-            chunk = _object(data)
-            finished = finished or _finishes(chunk)
-            if take(chunk):
-                return
+        try:
+            for data in _data_lines(response, most_bytes):
+                if data == b"[DONE]":
+                    return
+                chunk = _object(data)
+                finished = finished or bool(first_choice(chunk).get("finish_reason"))
+                if take(chunk):
+                    return
+        except httpx.TransportError:
+            if not finished:
+                raise
+        # The closing mark may be missing, as with some servers, but not the model's own end.
         if not finished:
             raise Trouble("executor_error", "The endpoint's answer broke off in the middle")
 
@@ -164,10 +169,6 @@ def first_choice(chunk: Mapping[str, Any]) -> dict[str, Any]:
     choices = chunk.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     return choice if isinstance(choice, dict) else {}
-
-
-def _finishes(chunk: Mapping[str, Any]) -> bool:
-    return bool(first_choice(chunk).get("finish_reason"))
 
 
 def _as_chunk(completion: dict[str, Any]) -> dict[str, Any]:

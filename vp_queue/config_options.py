@@ -214,6 +214,6 @@ def _problem(executor: str, model: type[_Options], first: ErrorDetails, cause: o
         return f'unknown option of executor "{executor}"; it knows {", ".join(model.model_fields)} only'
     if first["type"] == "missing":
         return f'executor "{executor}" needs this option'
-    if first["loc"][0] == "argv" and not cause:
-        return "give the program and its arguments as a list of strings"
-    return str(cause) if cause else str(first["msg"])
+    if cause:
+        return str(cause)
+    return "give the program and its arguments as a list of strings" if "argv" in first["loc"] else str(first["msg"])

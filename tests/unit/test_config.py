@@ -23,7 +23,7 @@ from vp_queue.config_home import TEMPLATE
 from vp_queue.config_lines import DEPTH_LIMIT, HostileToml, KeyLines
 from vp_queue.errors import ConfigurationError, UnknownVp
 
-ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give files away")
+ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give files away; run: sudo make test")
 
 
 @pytest.fixture(autouse=True)

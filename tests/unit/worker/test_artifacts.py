@@ -131,7 +131,7 @@ def test_links_special_files_and_hard_links_are_named_not_read(products: Path, s
     }
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="making devices needs root")
+@pytest.mark.skipif(os.geteuid() != 0, reason="making devices needs root; run: sudo make test")
 def test_devices_are_not_opened(products: Path) -> None:
     os.mknod(products / "zero", stat.S_IFCHR | 0o600, os.makedev(1, 5))
     assert skipped(collect(products)) == {"zero": "special file"}

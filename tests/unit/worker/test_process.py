@@ -113,7 +113,7 @@ def bench(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Bench]:
     if request.param:
         probe = procfs.create_cgroup(f"{MARKER}.probe")
         if probe is None:
-            pytest.skip("no writable cgroup v2 here")
+            pytest.skip("no writable cgroup v2 here; as root, or under systemd-run --user -p Delegate=yes --scope make test")
         procfs.remove_cgroup(probe)
     made = Bench(tmp_path, request.param)
     yield made

@@ -37,7 +37,7 @@ def resolution(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
         with confined.closing(confined.open_trusted(Path("/"))) as top:
             opened = confined._openat2(top, "usr", os.O_RDONLY | os.O_DIRECTORY)
         if opened is None:
-            pytest.skip("this kernel has no openat2")
+            pytest.skip("this kernel has no openat2: Linux 5.6 or newer has it")
         os.close(opened)
     return str(request.param)
 

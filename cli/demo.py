@@ -52,9 +52,9 @@ vp_queue.toml: it explains every key, and `vp doctor` says what is missing.
 @click.option("--fetch", is_flag=True, help="Install the demonstration model first, if it is missing.")
 @output.json_option
 def demo_command(keep: bool, fetch: bool, as_json: bool) -> int:
-    """Show the whole of it: two missions under supervisord, in a temporary folder.
+    """Show the whole of it, in a temporary folder.
 
-    Takes about 20 seconds. Wants git, pytest, and the demonstration model (vp model fetch). Your own VP_HOME is
+    Two missions, carried out under supervisord, in about ten seconds. Wants git, pytest, and the demonstration model (vp model fetch). Your own VP_HOME is
     not touched, and everything is stopped at the end; Ctrl-C stops it earlier.
 
     \b

@@ -35,6 +35,7 @@ LAYERS = {
     "vp_queue.missions": 5,
     "vp_queue.tools": 6,
     "vp_queue.operations": 6,
+    "vp_queue.operations.demo": 7,  # a user of the tools, as an agent is
     "vp_queue.mcp": 7,
     "vp_queue.web": 7,
 }

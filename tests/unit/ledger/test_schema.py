@@ -25,7 +25,7 @@ from vp_queue.ledger import database, models, schema
 ROOT = Path(__file__).resolve().parents[3]
 HUEYS = ("task", "schedule", "kv", "counter")
 NOBODY = 65534
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="drops root's rights, so it must have them; run: sudo make test")
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="drops root's rights; run: sudo make test")
 
 
 @pytest.fixture

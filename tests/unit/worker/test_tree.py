@@ -171,7 +171,7 @@ def test_everything_in_the_cgroup_belongs_to_the_tree(orphans: list[Orphan]) -> 
     """Left the session, the parents and the environment: only the cgroup still holds it."""
     cgroup = procfs.create_cgroup(MARKER)
     if cgroup is None:
-        pytest.skip("no writable cgroup v2 here; as root, or under systemd-run --user -p Delegate=yes --scope make test")
+        pytest.skip("no writable cgroup v2 here; run: systemd-run --user -p Delegate=yes --scope make test")
     orphan = start(orphans, DEAF, {})
     assert procfs.join_cgroup(cgroup, orphan.process.pid)
     os.mkdir(f"{cgroup}/made-by-the-program")

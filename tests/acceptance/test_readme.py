@@ -7,6 +7,7 @@ for anything. ``ID`` stands for the id of the mission dispatched last.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -17,13 +18,15 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests import oracle
 from tests.harness import ended, ok
 from vp_queue import config, errors, tools
-from vp_queue.contracts import EventType
+from vp_queue.config_options import OPTIONS
+from vp_queue.contracts import FINAL_FAILURES, REPORTABLE_FAILURES, EventType
 from vp_queue.contracts.views import MissionView
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -231,12 +234,12 @@ def test_the_programs_of_writing_a_vp(reader: Shell, tmp_path: Path) -> None:
     oracle.check(home / "vp_state.db", home / "AGENT_RUN_WORKSPACES")
 
 
-def test_the_executor_of_writing_a_vp(tmp_path: Path) -> None:
+def test_the_executor_of_writing_an_executor(tmp_path: Path) -> None:
     # Its rules are those of the Protocol; a plugin that is really installed is tested with the registry.
     from vp_queue.executors.base import Brief, ExecutorFailure, ProgramExit
 
     names: dict[str, object] = {}
-    exec(block("docs/writing-a-vp.md", "an-executor").text, names)
+    exec(block("docs/writing-an-executor.md", "an-executor").text, names)
     haiku = names["Haiku"]()  # type: ignore[operator]
     assert haiku.availability({}).ok
     (tmp_path / "work_products").mkdir()
@@ -253,6 +256,49 @@ def test_the_executor_of_writing_a_vp(tmp_path: Path) -> None:
     Control.run_program = lambda *_: ProgramExit(1, None, None)  # type: ignore[assignment,method-assign]
     with pytest.raises(ExecutorFailure):
         haiku.run(brief, Control())
+
+
+def test_the_callable_of_executors(tmp_path: Path) -> None:
+    from vp_queue.executors.context import MissionContext, MissionFailed
+
+    names: dict[str, Any] = {}
+    exec(block("docs/executors.md", "a-callable").text, names)
+    reports, writer = os.pipe()
+    os.environ["VP_REPORT_FD"] = str(writer)
+    try:
+        common = {"guidance": None, "constraints": {}, "budget": {}, "metadata": {}, "target_path": None}
+        where = {"workspace": tmp_path, "work_products": tmp_path}
+        mission = MissionContext("m-0", "vp.x", 1, "to be or not", arguments={"language": "English"}, **common, **where)
+        assert names["count"](mission) == "4 words, in English."
+        with pytest.raises(MissionFailed, match="nothing to count"):
+            names["count"](dataclasses.replace(mission, objective=" "))
+    finally:
+        del os.environ["VP_REPORT_FD"]
+        os.close(writer)
+        with open(reports) as lines:
+            assert [json.loads(line)["progress"] for line in lines] == [0.25, 0.5, 0.75, 1.0]
+
+
+def as_toml(value: object) -> str:
+    """A default as the tables write it."""
+    if value is None:
+        return "none"
+    return f"`{str(value).lower() if isinstance(value, bool) else json.dumps(value)}`"
+
+
+@pytest.mark.parametrize("executor", OPTIONS)
+def test_the_tables_of_options_equal_the_code(executor: str) -> None:
+    documented = {ticked(row[0])[0]: row[1] for row in table("docs/executors.md", f"options {executor}")}
+    actual = {}
+    for name, field in OPTIONS[executor].model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        actual[name] = "needed" if field.is_required() else as_toml(default)
+    assert documented == actual
+
+
+def test_the_table_of_reportable_failures_equals_the_code() -> None:
+    documented = {ticked(code)[0]: again for code, again in table("docs/executors.md", "reportable")}
+    assert documented == {str(code): "no" if code in FINAL_FAILURES else "yes" for code in REPORTABLE_FAILURES}
 
 
 def test_the_table_of_tools_equals_the_code() -> None:

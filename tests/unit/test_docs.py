@@ -1,4 +1,4 @@
-"""docs/state_machine.md says what the code does: every transition is run, and what landed is compared.
+"""docs/lifecycle.md says what the code does: every transition is run, and what landed is compared.
 
 Each transition function is tried on a mission in each state, on a real ledger; the pairs of states and the
 events seen are the truth that the document's diagram and table must equal. The table of limits is compared
@@ -157,9 +157,9 @@ def truth(tmp_path_factory: pytest.TempPathFactory) -> set[Row]:
 
 def section(title: str) -> str:
     """The text under a heading of the document."""
-    text = (DOCS / "state_machine.md").read_text(encoding="utf-8")
+    text = (DOCS / "lifecycle.md").read_text(encoding="utf-8")
     found = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
-    assert found, f"docs/state_machine.md has no section {title!r}"
+    assert found, f"docs/lifecycle.md has no section {title!r}"
     return found[1]
 
 
@@ -198,7 +198,7 @@ def test_a_terminal_mission_never_changes(truth: set[Row]) -> None:
 
 
 def test_every_event_type_is_documented() -> None:
-    named = set(re.findall(r"`((?:mission|vp)\.[a-z_]+)`", (DOCS / "state_machine.md").read_text(encoding="utf-8")))
+    named = set(re.findall(r"`((?:mission|vp)\.[a-z_]+)`", (DOCS / "lifecycle.md").read_text(encoding="utf-8")))
     assert named == {str(event) for event in EventType}
 
 

@@ -7,7 +7,7 @@ from typing import Final
 
 
 class Status(StrEnum):
-    """Where a mission stands; ``docs/state_machine.md`` draws the edges."""
+    """Where a mission stands; ``docs/lifecycle.md`` draws the edges."""
 
     QUEUED = "queued"
     RUNNING = "running"

@@ -13,7 +13,7 @@ from vp_queue.contracts.vocabulary import Outcome, Status, WorkerState
 class View(BaseModel):
     """Base of all answers. ``dump`` gives plain JSON types; instants end in Z."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     def dump(self) -> dict[str, Any]:
         """The view as JSON-able types."""

@@ -60,6 +60,7 @@ class LedgerDatabase(CySqliteDatabase):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._log = threading.local()
         super().__init__(*args, **kwargs)
+        self._log_path = f"{self.database}-wal"
 
     def _connect(self) -> cysqlite.Connection:
         connection = forks.connect(self.database, timeout=self._timeout, **self.connect_params)
@@ -69,7 +70,7 @@ class LedgerDatabase(CySqliteDatabase):
             connection.close()
             raise
         connection.pragma("user_version")  # reads the file, which opens the log
-        self._log.identity = _identity(Path(f"{self.database}-wal"))
+        self._log.identity = _identity(self._log_path)
         return connection
 
     def log_is_another(self) -> bool:
@@ -81,7 +82,7 @@ class LedgerDatabase(CySqliteDatabase):
         """
         if self.is_closed():
             return False
-        now = _identity(Path(f"{self.database}-wal"))
+        now = _identity(self._log_path)
         if self._log.identity is None:
             self._log.identity = now
         return bool(self._log.identity != now)
@@ -180,7 +181,7 @@ def close_thread_connection() -> None:
         _current.db.close()
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _identity(path: Path | str) -> tuple[int, int] | None:
     try:
         stat = os.stat(path)
     except OSError:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Final
 
 from vp_queue.contracts import EventType, limits
 from vp_queue.ledger.database import Transaction
 from vp_queue.ledger.models import Event, Mission
+from vp_queue.ledger.statements import Insertion
+
+_INSERT: Final = Insertion(Event)
 
 
 def record_mission_event(
@@ -50,8 +53,8 @@ def _record(
         "at": transaction.now,
         "data": data,
     }
-    seq = Event.insert(row).execute()
-    row["seq"], row["mission_id"] = seq, row.pop("mission")
+    row["seq"] = _INSERT.insert(**row)
+    row["mission_id"] = row.pop("mission")
     transaction.events.append(row)
 
 

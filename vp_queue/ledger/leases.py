@@ -8,9 +8,9 @@ expires nothing; the UTC value beside it is for other hosts and for people.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from peewee import JOIN, fn
 
@@ -20,6 +20,7 @@ from vp_queue.ledger.database import Transaction
 from vp_queue.ledger.events import record_mission_event
 from vp_queue.ledger.models import Attempt, Mission, Worker
 from vp_queue.ledger.records import Claim
+from vp_queue.ledger.statements import Change, slot
 
 
 def _held(claim: Claim) -> Any:
@@ -29,6 +30,21 @@ def _held(claim: Claim) -> Any:
         & (Attempt.lease_token == claim.token)
         & (Attempt.outcome == Outcome.RUNNING)
     )
+
+
+def _held_by_claim() -> Any:
+    """The same, with slots for the claim's fields."""
+    return (
+        (Attempt.mission == slot(Attempt.mission, "mission_id"))
+        & (Attempt.number == slot(Attempt.number, "attempt"))
+        & (Attempt.lease_token == slot(Attempt.lease_token, "token"))
+        & (Attempt.outcome == Outcome.RUNNING)
+    )
+
+
+# What stands between a claim and its program's start.
+_PLACE: Final = Change(lambda: Attempt.update(workspace=slot(Attempt.workspace)).where(_held_by_claim()))
+_SPAWNED: Final = Change(lambda: Attempt.update(executor=slot(Attempt.executor)).where(_held_by_claim()))
 
 
 def renew(tx: Transaction, claim: Claim, lease_seconds: float, last_output_at: datetime | None) -> bool:
@@ -54,12 +70,12 @@ def renew(tx: Transaction, claim: Claim, lease_seconds: float, last_output_at: d
 
 def place(tx: Transaction, claim: Claim, workspace: str) -> bool:
     """Record where the attempt works, before anything is made there."""
-    return bool(Attempt.update(workspace=workspace).where(_held(claim)).execute())
+    return _PLACE.landed(workspace=workspace, **asdict(claim))
 
 
 def spawned(tx: Transaction, claim: Claim, executor: dict[str, Any]) -> bool:
     """Record the gated executor's process identity; it may start only once this is committed (rule 9)."""
-    return bool(Attempt.update(executor=executor).where(_held(claim)).execute())
+    return _SPAWNED.landed(executor=executor, **asdict(claim))
 
 
 def progress(tx: Transaction, claim: Claim, fraction: float | None, message: str | None, *, event: bool = True) -> bool:

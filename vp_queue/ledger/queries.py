@@ -26,11 +26,20 @@ from vp_queue.contracts.views import (
 )
 from vp_queue.errors import MissionNotFound
 from vp_queue.ledger.models import Agent, Artifact, Attempt, Event, IdempotencyKey, Mission, Worker
+from vp_queue.ledger.statements import Reading, slot
 
 # The index is named because the planner, on a small ledger, would look through all queued missions.
 PAST_START_DEADLINE: Final = (
     "SELECT id FROM vp_mission INDEXED BY vp_mission_start_deadline "
     "WHERE status = 'queued' AND expires_at IS NOT NULL AND expires_at <= ? AND started_at IS NULL LIMIT ?"
+)
+
+_MISSION: Final = Reading(Mission, lambda: Mission.select().where(Mission.id == slot(Mission.id)))
+_KEY: Final = Reading(
+    IdempotencyKey,
+    lambda: IdempotencyKey.select().where(
+        IdempotencyKey.vp_id == slot(IdempotencyKey.vp_id), IdempotencyKey.key == slot(IdempotencyKey.key)
+    ),
 )
 
 StallLimits = Mapping[str, float]  # vp_id → seconds without output or progress
@@ -42,7 +51,7 @@ def mission_row(mission_id: str) -> Mission:
     Raises:
         MissionNotFound: there is none.
     """
-    row: Mission | None = Mission.get_or_none(Mission.id == mission_id)
+    row = _MISSION.row(id=mission_id)
     if row is None:
         raise MissionNotFound(f"No mission {mission_id}; vp_list_missions shows those there are.", field="mission_id")
     return row
@@ -50,8 +59,7 @@ def mission_row(mission_id: str) -> Mission:
 
 def key_row(vp_id: str, key: str) -> IdempotencyKey | None:
     """What an idempotency key of a VP stood for, if it was used."""
-    row: IdempotencyKey | None = IdempotencyKey.get_or_none(IdempotencyKey.vp_id == vp_id, IdempotencyKey.key == key)
-    return row
+    return _KEY.row(vp_id=vp_id, key=key)
 
 
 def mission_views(rows: Sequence[Mission], now: datetime, stall: StallLimits) -> list[MissionView]:
@@ -207,12 +215,19 @@ def events_of_mission_after(mission_id: str, mission_seq: int, limit: int) -> li
 
 
 def events_after(
-    seq: int, limit: int, *, source_session_id: str | None = None, mission_id: str | None = None
+    seq: int,
+    limit: int,
+    *,
+    source_session_id: str | None = None,
+    mission_id: str | None = None,
+    types: Sequence[str] | None = None,
 ) -> list[EventView]:
     """The feed after a seq, across all missions and VPs, in order."""
     query = Event.select().where(Event.seq > seq).order_by(Event.seq).limit(limit)
     if mission_id is not None:
         query = query.where(Event.mission == mission_id)
+    if types is not None:
+        query = query.where(Event.type.in_(types))
     if source_session_id is not None:
         query = query.join(Mission).where(Mission.source_session_id == source_session_id)
     return event_views(query)

@@ -31,7 +31,8 @@ class Slot(Node):
         self.name, self.convert = name, convert
 
     def __sql__(self, ctx: Context) -> Context:
-        return ctx.value((self.name, self.convert), converter=False)
+        context: Context = ctx.value((self.name, self.convert), converter=False)
+        return context
 
 
 def slot(field: Field, name: str | None = None) -> Slot:
@@ -91,8 +92,8 @@ class Insertion(Statement):
     def insert(self, **values: Any) -> int:
         """Insert a row; returns its row id."""
         if not self._defaults:
-            defaults = self._model._meta.defaults_dict
-            self._defaults = {field.name: defaults.get(field.name) for field in _given_fields(self._model)}
+            defaults = self._model._meta.defaults  # constants, all of them
+            self._defaults = {field.name: defaults.get(field) for field in _given_fields(self._model)}
         row_id: int = self.run(**{**self._defaults, **values}).lastrowid
         return row_id
 
@@ -106,11 +107,11 @@ class Reading(Statement, Generic[Row]):
 
     def row(self, **values: Any) -> Row | None:
         """Run it; the one row there is, or None."""
-        found = self.run(**values).fetchone()
-        if found is None:
+        found = self.run(**values).fetchall()  # all: an unfinished statement would be in the way of the commit
+        if not found:
             return None
         fields = self._model._meta.sorted_fields
-        row = {field.name: field.python_value(value) for field, value in zip(fields, found, strict=True)}
+        row = {field.name: field.python_value(value) for field, value in zip(fields, found[0], strict=True)}
         return self._model(__no_default__=True, **row)
 
 

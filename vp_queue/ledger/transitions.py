@@ -3,7 +3,7 @@
 A function here runs inside a :class:`~vp_queue.ledger.database.Transaction`, changes the mission with a
 compare-and-set on the state it must be in (and, where a worker speaks, on the attempt number and lease
 token, so that a late worker writes nothing), records the event, and answers with the row as changed, or
-None if the write did not land. There is no ``set_status``. ``docs/state_machine.md`` draws the edges.
+None if the write did not land. There is no ``set_status``. ``docs/lifecycle.md`` draws the edges.
 
 Sources of the ideas: River's named transitions; DBOS's "report whether the write landed".
 """
@@ -23,15 +23,52 @@ from vp_queue.ledger.database import Transaction
 from vp_queue.ledger.events import record_mission_event
 from vp_queue.ledger.models import Artifact, Attempt, IdempotencyKey, Mission
 from vp_queue.ledger.records import Claim, Ending, Failure, NewMission, WorkerIdentity
+from vp_queue.ledger.statements import Change, Insertion, Reading, slot
 
 BACKOFF_CAP_SECONDS: Final = 3600.0
 # "Due at once", whatever the wall clock does afterwards: a clock set back must not hold up a mission.
 AT_ONCE: Final = clock.EARLIEST
 
+# What stands between a dispatch and its program's start.
+_INSERT_MISSION: Final = Insertion(Mission)
+_INSERT_KEY: Final = Insertion(IdempotencyKey)
+_INSERT_ATTEMPT: Final = Insertion(Attempt)
+_ENQUEUED: Final = Change(
+    lambda: Mission.update(queue_row=slot(Mission.queue_row)).where(
+        Mission.id == slot(Mission.id), Mission.status == Status.QUEUED
+    )
+)
+_CLAIM: Final = Reading(
+    Mission,
+    lambda: (
+        Mission.update(
+            events=Mission.events + 1,
+            status=Status.RUNNING,
+            attempt=slot(Mission.attempt),
+            due_at=None,
+            queue_row=None,
+            progress=None,
+            started_at=fn.COALESCE(Mission.started_at, slot(Mission.started_at, "now")),
+        )
+        .where(
+            (Mission.id == slot(Mission.id))
+            & (Mission.status == Status.QUEUED)
+            & (Mission.attempt == slot(Mission.attempt, "attempt_before"))
+            & (Mission.due_at <= slot(Mission.due_at, "now"))
+            & (
+                Mission.expires_at.is_null()
+                | Mission.started_at.is_null(False)
+                | (Mission.expires_at > slot(Mission.expires_at, "now"))
+            )
+        )
+        .returning(Mission)
+    ),
+)
+
 
 def accept(tx: Transaction, new: NewMission) -> Mission:
     """A new mission, queued, with its idempotency key; the caller enqueues its wake-up in the same transaction."""
-    values = asdict(new)
+    values = dict(vars(new))
     digest, values["id"] = values.pop("request_digest"), values.pop("mission_id")
     mission = Mission(
         **values,
@@ -40,15 +77,15 @@ def accept(tx: Transaction, new: NewMission) -> Mission:
         created_at=tx.now,
         queued_at=tx.now,
     )
-    mission.save(force_insert=True)
+    _INSERT_MISSION.insert(**mission.__data__)
     if new.idempotency_key is not None:
-        IdempotencyKey.insert(
+        _INSERT_KEY.insert(
             vp_id=new.vp_id,
             key=new.idempotency_key,
             request_digest=digest,
             mission_id=new.mission_id,
             created_at=tx.now,
-        ).execute()
+        )
     data = {"mission_type": new.mission_type, "priority": new.priority, "retry_of": new.retry_of}
     record_mission_event(tx, mission, EventType.DISPATCHED, data)
     return mission
@@ -56,7 +93,7 @@ def accept(tx: Transaction, new: NewMission) -> Mission:
 
 def enqueued(tx: Transaction, mission_id: str, queue_row: int) -> None:
     """Note which queue row now stands for a queued mission (no status change, hence no event)."""
-    Mission.update(queue_row=queue_row).where(Mission.id == mission_id, Mission.status == Status.QUEUED).execute()
+    _ENQUEUED.run(id=mission_id, queue_row=queue_row)
 
 
 def expected_attempt(mission_id: str) -> int | None:
@@ -74,24 +111,11 @@ def claim(
         attempt: the number the queue row carried.
         lease_seconds: how long the lease holds without a heartbeat.
     """
-    mission = _update(
-        tx,
-        (Mission.id == mission_id)
-        & (Mission.status == Status.QUEUED)
-        & (Mission.attempt == attempt - 1)
-        & (Mission.due_at <= tx.now)
-        & (Mission.expires_at.is_null() | Mission.started_at.is_null(False) | (Mission.expires_at > tx.now)),
-        status=Status.RUNNING,
-        attempt=attempt,
-        due_at=None,
-        queue_row=None,
-        progress=None,
-        started_at=fn.COALESCE(Mission.started_at, clock.to_micros(tx.now)),
-    )
+    mission = _CLAIM.row(id=mission_id, attempt=attempt, attempt_before=attempt - 1, now=tx.now)
     if mission is None:
         return None
     token = clock.new_token()
-    Attempt.insert(
+    _INSERT_ATTEMPT.insert(
         mission=mission_id,
         number=attempt,
         worker_id=worker.worker_id,
@@ -102,7 +126,7 @@ def claim(
         lease_expires_boottime_us=clock.boottime_us() + int(lease_seconds * 1_000_000),
         heartbeat_at=tx.now,
         started_at=tx.now,
-    ).execute()
+    )
     record_mission_event(tx, mission, EventType.STARTED, {"worker_id": worker.worker_id, "host": worker.host})
     return mission, Claim(mission_id, mission.vp_id, attempt, token)
 

@@ -23,7 +23,7 @@ from huey.utils import Error
 from vp_queue import clock
 from vp_queue.contracts import Outcome
 from vp_queue.ledger import database, fleet, queries, watch
-from vp_queue.ledger.models import Attempt, Mission
+from vp_queue.ledger.models import Attempt
 from vp_queue.queue.messages import JsonSerializer, check_wake_up, is_revocation, parse_wake_up_id
 
 logger = logging.getLogger("vp_queue.queue")
@@ -36,6 +36,7 @@ NEXT_ROW: Final = (
     "AND NOT EXISTS (SELECT 1 FROM vp_agent WHERE vp_id = ? AND (paused OR draining)) "
     "ORDER BY priority DESC, id LIMIT 1"
 )
+OWNER: Final = "SELECT vp_id FROM vp_mission WHERE id = ?"
 # Queued, due, and without its row: a consumer took the row and died before it could claim, or the row
 # was lost otherwise, or the mission just became due.
 WITHOUT_ROW: Final = (
@@ -171,8 +172,9 @@ def _problem(data: Any) -> str | None:
 
 def _foreign(data: bytes, vp_id: str) -> str | None:
     """A row must not make one VP's worker run, with its rights, another VP's mission."""
-    mission = Mission.get_or_none(Mission.id == json.loads(bytes(data))["message"]["args"][0])
-    return None if mission is None or mission.vp_id == vp_id else "a mission of another VP"
+    mission_id = json.loads(bytes(data))["message"]["args"][0]
+    row = database.current().db.execute_sql(OWNER, (mission_id,)).fetchone()
+    return None if row is None or row[0] == vp_id else "a mission of another VP"
 
 
 def _outcome(key: str) -> Any:

@@ -13,7 +13,7 @@ from vp_queue.contracts import WorkerState
 from vp_queue.errors import VpError
 from vp_queue.ledger import database, fleet
 from vp_queue.ledger.records import WorkerIdentity
-from vp_queue.worker import runner
+from vp_queue.worker import runner, standby
 from vp_queue.worker.attempt import RunningAttempt, StopReason
 from vp_queue.worker.lease import LeaseKeeper
 from vp_queue.worker.runner import AttemptRunner
@@ -49,6 +49,7 @@ class MissionWorker:
                 with database.write_transaction() as tx:
                     self._identity = fleet.register(tx, self._profile.vp_id, self._profile.digest)
                 self._leases.start(self._identity.worker_id)
+                standby.keep()
                 atexit.register(self.close)
             return self._identity
 

@@ -23,6 +23,13 @@ ERROR_BYTES = 4096
 FIRST_PASSED_FD = 3
 LOWEST_OWN_FD = 64  # above any descriptor the program is given
 READY = b"\0"  # no error text begins with it
+SYS_CLONE3 = 435  # on every architecture
+CLONE_INTO_CGROUP = 0x2_0000_0000
+CLONE_ARGS_WORDS, EXIT_SIGNAL_WORD, CGROUP_WORD = 11, 4, 10  # struct clone_args: 64-bit words; flags come first
+
+# PyDLL: a call keeps the interpreter's lock, which fork_into needs.
+_libc = ctypes.PyDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
 
 
 def prctl(option: int, value: int) -> None:
@@ -31,16 +38,38 @@ def prctl(option: int, value: int) -> None:
     Raises:
         OSError: the kernel refused.
     """
-    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) != 0:
+    if _libc.prctl(option, value, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl failed")
 
 
-def fork_gated(spec: dict[str, Any]) -> tuple[int, int, int, int]:
+def fork_into(cgroup: str) -> int | None:
+    """Fork a child that is born in the cgroup: moving it there afterwards waits for an RCU grace period, 12 ms.
+
+    ``os.fork`` cannot ask for that. Here the single thread of a launcher makes the system call itself, keeping
+    the interpreter's lock throughout (``PyDLL``); so the child needs none of what ``os.fork`` repairs, if it
+    starts no thread before it execs.
+
+    Returns:
+        the child's pid, 0 in the child; None if the kernel (before 5.7, or a filter) refuses.
+    """
+    try:
+        folder = os.open(cgroup, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    words = (ctypes.c_uint64 * CLONE_ARGS_WORDS)(CLONE_INTO_CGROUP)
+    words[EXIT_SIGNAL_WORD], words[CGROUP_WORD] = signal.SIGCHLD, folder
+    size = ctypes.c_size_t(ctypes.sizeof(words))
+    pid: int = _libc.syscall(ctypes.c_long(SYS_CLONE3), ctypes.byref(words), size)
+    os.close(folder)
+    return pid if pid >= 0 else None
+
+
+def fork_gated(spec: dict[str, Any], cgroup: str | None) -> tuple[int, bool, int, int, int]:
     """Fork the child that waits at the gate.
 
     Returns:
-        its pid, the gate's write end, the read ends of output and errors. The launcher keeps no copy
-        of the program's own descriptors, so whoever reads them sees end-of-file in time.
+        its pid, whether it was born in the cgroup, the gate's write end, the read ends of output and errors.
+        The launcher keeps no copy of the program's own descriptors, so whoever reads them sees end-of-file in time.
     """
     gate_reader, gate = os.pipe()
     output, output_writer = os.pipe()
@@ -48,7 +77,8 @@ def fork_gated(spec: dict[str, Any]) -> tuple[int, int, int, int]:
     # Blocked across the fork: the launcher's handlers must not run in the child.
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     launcher = os.getpid()
-    pid = os.fork()
+    born = fork_into(cgroup) if cgroup else None
+    pid = os.fork() if born is None else born
     if pid == 0:
         try:
             _become_program(spec, launcher, gate_reader, output_writer, errors_writer)
@@ -59,7 +89,7 @@ def fork_gated(spec: dict[str, Any]) -> tuple[int, int, int, int]:
     for fd in (gate_reader, output_writer, errors_writer, *own):
         os.close(fd)
     os.set_blocking(output, False)
-    return pid, gate, output, errors
+    return pid, born is not None, gate, output, errors
 
 
 def _become_program(spec: dict[str, Any], launcher: int, gate: int, output: int, errors: int) -> None:

@@ -10,14 +10,19 @@ reported. ``wait4`` answering "no child" proves the tree empty, since orphans co
 
 It is its own session, so Ctrl-C at the consumer does not reach it, and ignores INT and HUP; TERM
 means stop. It is single-threaded, so forking is safe whatever threads the worker has. Only cheap
-standard modules are imported: an attempt pays for them.
+standard modules are imported: an attempt may have to wait for them.
 
-Lines of JSON from the worker: the specification, ``{"release": true}``, ``{"stop": grace seconds}``;
-to the worker: ``{"started": …}`` or ``{"failed": …}``, ``{"output": bytes so far}``, ``{"exit": …}``.
+It may be started long before it is used (``standby``): until its specification comes it holds nothing
+but the control socket, and end-of-file there ends it. It serves one specification and exits.
+
+Lines of JSON from the worker: the specification (with the program's descriptors beside it, as
+SCM_RIGHTS), ``{"release": true}``, ``{"stop": grace seconds}``; to the worker: ``{"began": true}`` before
+anything is done, ``{"started": …}`` or ``{"failed": …}``, ``{"output": bytes so far}``, ``{"exit": …}``.
 """
 
 from __future__ import annotations
 
+import _socket  # not socket, which costs several ms
 import contextlib
 import json
 import os
@@ -45,6 +50,8 @@ DEFAULT_GRACE_SECONDS = 2.0
 KILL_SECONDS = 10.0
 KILL_ROUND_SECONDS = 0.02
 DRAIN_SECONDS = 1.0
+DESCRIPTORS = 253  # SCM_MAX_FD: no more fit into one message
+INT_BYTES = 4
 
 
 def main(control: int) -> None:
@@ -52,9 +59,12 @@ def main(control: int) -> None:
     os.set_inheritable(control, False)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with contextlib.suppress(OSError):
+        prctl(PR_SET_CHILD_SUBREAPER, 1)  # it counts below, where it may fail; here it loads what it needs
     spec = _receive_specification(control)
     if spec is None:
         return
+    _send(control, {"began": True})
     try:
         launcher = _Launcher(control, spec)
     except OSError as error:
@@ -62,6 +72,7 @@ def main(control: int) -> None:
         _send(control, {"failed": failed})
         return
     launcher.run()
+    os._exit(0)  # the worker waits for it, and taking an interpreter down takes ms
 
 
 class _Launcher:
@@ -89,11 +100,11 @@ class _Launcher:
         self.output: int | None
         self.errors: int | None
         try:
-            self.pid, self.gate, self.output, self.errors = fork_gated(spec)
+            self.pid, joined, self.gate, self.output, self.errors = fork_gated(spec, self.cgroup)
         except OSError:
             self._leave_cgroup()
             raise
-        self._introduce()
+        self._introduce(joined)
 
     def run(self) -> None:
         """Serve until the tree has ended, then report and leave."""
@@ -109,13 +120,13 @@ class _Launcher:
 
     # -- beginning ---------------------------------------------------------------------------------
 
-    def _introduce(self) -> None:
+    def _introduce(self, joined: bool) -> None:
         if self.errors is not None:
             # READY: the child has its session by now. Otherwise it could not start, and says why.
             first = os.read(self.errors, 1)
             self.trouble = b"" if first == READY else first
             os.set_blocking(self.errors, False)
-        if self.cgroup and not procfs.join_cgroup(self.cgroup, self.pid):
+        if self.cgroup and not joined and not procfs.join_cgroup(self.cgroup, self.pid):
             self._leave_cgroup()
         me = os.getpid()
         self._say(
@@ -364,18 +375,31 @@ class _Launcher:
 
 
 def _receive_specification(control: int) -> dict[str, Any] | None:
-    """The worker's first line; None if the worker is gone (or is no worker)."""
-    data = b""
-    while not data.endswith(b"\n") and len(data) <= SPECIFICATION_BYTES:
-        try:
-            chunk = os.read(control, CHUNK_BYTES)
-        except OSError:
-            return None
-        if not chunk:
-            return None
-        data += chunk
+    """The worker's first line; None if the worker is gone (or is no worker).
+
+    Where the worker named one of the descriptors it sent along, by its place among them, stands its number here.
+    """
+    data, fds = b"", []
+    peer = _socket.socket(fileno=control)
+    try:
+        while not data.endswith(b"\n") and len(data) <= SPECIFICATION_BYTES:
+            room = _socket.CMSG_SPACE(DESCRIPTORS * INT_BYTES)
+            chunk, ancillary, _, _ = peer.recvmsg(CHUNK_BYTES, room, _socket.MSG_CMSG_CLOEXEC)
+            for level, kind, numbers in ancillary:
+                if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS):
+                    fds += memoryview(numbers[: len(numbers) // INT_BYTES * INT_BYTES]).cast("i").tolist()
+            if not chunk:
+                return None
+            data += chunk
+    except OSError:
+        return None
+    finally:
+        peer.detach()
     os.set_blocking(control, False)
     spec: dict[str, Any] = json.loads(data)
+    for name in ("cwd_fd", "stdin_fd", "stdout_fd"):
+        spec[name] = None if spec[name] is None else fds[spec[name]]
+    spec["pass_fds"] = [fds[place] for place in spec["pass_fds"]]
     return spec
 
 

@@ -1,23 +1,20 @@
 """Starting, watching and ending one attempt's program: the worker's side.
 
-``launch`` starts a launcher process (see ``launcher``), which forks the program behind a gate and says
-who it is; the caller commits that identity to the ledger and then calls ``release``. No program runs
-that the ledger does not know (ledger.md, rule 9). The launcher owns the tree and reports its end; if it
-dies or goes silent, this side ends the tree by its identity. Nothing here forks by itself, so the
+``launch`` has a launcher process (see ``launcher``; one that stands by, or a fresh one) fork the program
+behind a gate and say who it is; the caller commits that identity to the ledger and then calls ``release``.
+No program runs that the ledger does not know (ledger.md, rule 9). The launcher owns the tree and reports its
+end; if it dies or goes silent, this side ends the tree by its identity. Nothing here forks by itself, so the
 worker may have any number of threads.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
 import select
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,14 +24,17 @@ from typing import Any
 from vp_queue import clock
 from vp_queue.contracts import limits
 from vp_queue.errors import InternalError
+from vp_queue.worker import standby
+from vp_queue.worker.standby import Launcher
 from vp_queue.worker.tree import TreeIdentity, end_tree
 
 START_SECONDS = 30.0
+# One that stood by answers at once. If it is stopped, or the machine is that slow, a fresh one does no worse.
+STANDBY_SECONDS = 5.0
 # A launcher that has not reported so long after the grace is stopped or stuck: end the tree without it.
 LAUNCHER_PATIENCE_SECONDS = 12.0
 WAIT_SLICE_SECONDS = 1.0
 MESSAGE_BYTES = 64 * 1024
-_BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from vp_queue.worker.launcher import main; main(int(sys.argv[2]))"
 _MARKER = re.compile(r"[A-Za-z0-9_-]{1,100}\.[0-9]{1,10}")
 
 
@@ -103,6 +103,14 @@ class Exit:
     launcher_lost: bool = False
 
 
+class _NoAnswer(Exception):
+    """The launcher ended or was silent. ``began`` = it had begun, so nobody else may run this program."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.began = False
+
+
 class LaunchedProgram:
     """One launched program; made by :func:`launch`.
 
@@ -115,21 +123,23 @@ class LaunchedProgram:
         ended_by_itself: the program itself ended before anybody stopped it; what it left may still be ending.
     """
 
-    def __init__(self, launcher: subprocess.Popen[bytes], control: socket.socket, marker: str) -> None:
-        self._launcher = launcher
-        self._control = control
+    def __init__(self, launcher: Launcher, marker: str, begin_seconds: float) -> None:
+        self._launcher = launcher.process
+        self._control = launcher.control
         self._heard = b""
+        self._early: list[dict[str, Any]] = []  # said before we asked
         self._exit: Exit | None = None
         self._give_up_at: float | None = None
         self.log_bytes = 0
         self.last_output_monotonic: float | None = None
         self.ended_by_itself = False
-        started = self._await_start()
+        started = self._await_start(begin_seconds)
         self.identity = TreeIdentity(host=clock.host_identity(), pgid=started["pid"], marker=marker, **started)
 
     def release(self) -> None:
         """Open the gate: the program starts now."""
         self._say({"release": True})
+        standby.replenish()  # not before: the program shall not wait for it
 
     def stop(self, grace_seconds: float) -> None:
         """TERM to the tree, and KILL after the grace. Returns at once; see :meth:`wait`.
@@ -175,6 +185,7 @@ class LaunchedProgram:
             self.stop(0.0)
             self.wait(None)  # bounded: stop has set when to give up
         self._control.close()
+        standby.replenish()  # if it never was released
 
     def _say(self, message: dict[str, Any]) -> None:
         # A launcher that is gone or deaf shows in wait(), which then ends the tree itself.
@@ -213,36 +224,46 @@ class LaunchedProgram:
         elif "exit" in message:
             self._exit = Exit(**message["exit"])
             self.log_bytes = self._exit.log_bytes
-            _reap(self._launcher)
+            standby.reap(self._launcher, LAUNCHER_PATIENCE_SECONDS)
 
     def _end_without_launcher(self, why: str) -> None:
         dead = end_tree(self.identity, 0.0)
         self._exit = Exit(None, 9, None, None, dead, self.log_bytes, why, launcher_lost=True)
-        _reap(self._launcher)
+        standby.reap(self._launcher, LAUNCHER_PATIENCE_SECONDS)
 
-    def _await_start(self) -> dict[str, Any]:
-        deadline = time.monotonic() + START_SECONDS
-        messages: list[dict[str, Any]] = []
-        self._control.settimeout(START_SECONDS)
-        while not messages:
-            if time.monotonic() > deadline:
-                raise InternalError("The launcher did not start the program in time; is the machine overloaded?")
-            data = self._control.recv(MESSAGE_BYTES)
-            if not data:
-                raise InternalError("The launcher ended before it started the program; its words are in the log.")
-            messages = self._lines(data)
+    def _await_start(self, begin_seconds: float) -> dict[str, Any]:
+        self._next_message(begin_seconds)  # {"began": true}
+        try:
+            message = self._next_message(START_SECONDS)
+        except _NoAnswer as silence:
+            silence.began = True
+            raise
         self._control.setblocking(False)
-        if "failed" in messages[0]:
-            failed = messages[0]["failed"]
-            raise OSError(failed["errno"], failed["text"])
-        started: dict[str, Any] = messages[0]["started"]
-        for message in messages[1:]:
-            self._take(message)
+        if "failed" in message:
+            raise OSError(message["failed"]["errno"], message["failed"]["text"])
+        started: dict[str, Any] = message["started"]
+        for later in self._early:
+            self._take(later)
         return started
+
+    def _next_message(self, timeout_seconds: float) -> dict[str, Any]:
+        deadline = time.monotonic() + timeout_seconds
+        while not self._early:
+            self._control.settimeout(max(0.001, deadline - time.monotonic()))
+            try:
+                data = self._control.recv(MESSAGE_BYTES)
+            except TimeoutError:
+                raise _NoAnswer("The launcher did not start the program in time; is the machine overloaded?") from None
+            except OSError:
+                data = b""
+            if not data:
+                raise _NoAnswer("The launcher ended before it started the program; its words are in the log.")
+            self._early = self._lines(data)
+        return self._early.pop(0)
 
 
 def launch(program: Program) -> LaunchedProgram:
-    """Start a launcher and have it fork the program behind its gate.
+    """Have a launcher fork the program behind its gate.
 
     The program has *not* started when this returns: commit ``identity``, then call ``release``.
 
@@ -253,51 +274,50 @@ def launch(program: Program) -> LaunchedProgram:
     """
     if not _MARKER.fullmatch(program.marker) or not program.argv or any(fd < 3 for fd in program.pass_fds):
         raise ValueError("a program needs a marker '<mission_id>.<attempt>', an argv, and pass_fds of 3 and up")
-    ours, theirs = socket.socketpair()
-    with contextlib.ExitStack() as stack:
-        stack.callback(theirs.close)
-        spec = _specification(program, stack)
-        fds = {spec["cwd_fd"], spec["stdin_fd"], spec["stdout_fd"], *program.pass_fds} - {None}
-        package_parent = str(Path(__file__).resolve().parents[2])
-        try:
-            launcher = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _BOOT, package_parent, str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                # Nothing of the worker's environment: not its secrets, nor an outer mission's marker.
-                env={name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ},
-                pass_fds=(theirs.fileno(), *fds),
-                start_new_session=True,
-            )
-        except BaseException:
-            ours.close()
-            raise
+    ready = standby.take()
     try:
-        ours.settimeout(START_SECONDS)
-        ours.sendall(json.dumps(spec).encode() + b"\n")
-        return LaunchedProgram(launcher, ours, program.marker)
+        if ready is not None:
+            try:
+                return _hand_over(program, ready, STANDBY_SECONDS)
+            except _NoAnswer as silence:
+                if silence.began:
+                    raise
+        return _hand_over(program, standby.start(), START_SECONDS)
+    except _NoAnswer as silence:
+        raise InternalError(str(silence)) from None
+
+
+def _hand_over(program: Program, launcher: Launcher, begin_seconds: float) -> LaunchedProgram:
+    """Give a launcher its one specification; if that fails, the launcher is dead on return."""
+    specification, fds = _specification(program)
+    text = json.dumps(specification).encode() + b"\n"
+    try:
+        launcher.control.settimeout(begin_seconds)
+        with contextlib.suppress(ConnectionError, TimeoutError):  # the answer that does not come says so
+            launcher.control.sendall(text[socket.send_fds(launcher.control, [text], fds) :])
+        return LaunchedProgram(launcher, program.marker, begin_seconds)
+    except _NoAnswer as silence:
+        launcher.process.kill()
+        launcher.process.wait()
+        silence.began = silence.began or launcher.has_spoken()  # in the last moment
+        launcher.end()
+        raise
     except BaseException:
-        ours.close()  # end-of-file: the launcher ends whatever it has begun
-        _reap(launcher)
+        launcher.end()  # end-of-file: it ends whatever it has begun
         raise
 
 
-def _reap(launcher: subprocess.Popen[bytes]) -> None:
-    try:
-        launcher.wait(LAUNCHER_PATIENCE_SECONDS)
-    except subprocess.TimeoutExpired:
-        launcher.kill()
-        launcher.wait()
-
-
-def _specification(program: Program, stack: contextlib.ExitStack) -> dict[str, Any]:
+def _specification(program: Program) -> tuple[dict[str, Any], list[int]]:
+    """What the launcher is told, and the descriptors that go with it; it names them by their place."""
+    given = (program.cwd_fd, program.stdin_fd, program.stdout_fd, *program.pass_fds)
+    fds = list(dict.fromkeys(fd for fd in given if fd is not None))
     return {
         "argv": list(program.argv),
         "env": dict(program.env),
-        "cwd_fd": _above_standard(program.cwd_fd, stack),
-        "stdin_fd": _above_standard(program.stdin_fd, stack),
-        "stdout_fd": _above_standard(program.stdout_fd, stack),
-        "pass_fds": list(program.pass_fds),
+        "cwd_fd": fds.index(program.cwd_fd),
+        "stdin_fd": None if program.stdin_fd is None else fds.index(program.stdin_fd),
+        "stdout_fd": None if program.stdout_fd is None else fds.index(program.stdout_fd),
+        "pass_fds": [fds.index(fd) for fd in program.pass_fds],
         "log_path": os.path.abspath(program.log_path),
         "log_head_bytes": program.log_head_bytes,
         "log_tail_bytes": program.log_tail_bytes,
@@ -305,13 +325,4 @@ def _specification(program: Program, stack: contextlib.ExitStack) -> dict[str, A
         "marker": program.marker,
         "use_cgroup": program.use_cgroup,
         "redact": list(program.redact),
-    }
-
-
-def _above_standard(fd: int | None, stack: contextlib.ExitStack) -> int | None:
-    """The descriptor, or a copy of it above 2: the launcher's own standard descriptors live there."""
-    if fd is None or fd > 2:
-        return fd
-    copy = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
-    stack.callback(os.close, copy)
-    return copy
+    }, fds

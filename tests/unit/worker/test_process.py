@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from vp_queue import clock
-from vp_queue.worker import process, procfs
+from vp_queue.errors import InternalError
+from vp_queue.worker import gate, process, procfs, standby
 from vp_queue.worker.log import read_log
 from vp_queue.worker.process import Exit, LaunchedProgram, Program
 from vp_queue.worker.tree import TreeIdentity, tree_is_dead
@@ -108,14 +109,32 @@ def ended(launched: LaunchedProgram) -> Exit:
     return result
 
 
-@pytest.fixture(params=[True, False], ids=["cgroup", "no-cgroup"])
+@pytest.fixture
+def standing_by() -> Iterator[None]:
+    """A launcher stands by in this process."""
+    standby.keep()
+    yield
+    standby.close()
+
+
+@pytest.fixture(params=["cgroup", "no-cgroup", "standby"])
 def bench(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Bench]:
-    if request.param:
+    if request.param == "standby":
+        request.getfixturevalue("standing_by")
+    if request.param == "cgroup":
         probe = procfs.create_cgroup(f"{MARKER}.probe")
         if probe is None:
-            pytest.skip("no writable cgroup v2 here; as root, or under systemd-run --user -p Delegate=yes --scope make test")
+            pytest.skip("no writable cgroup v2 here; run: systemd-run --user -p Delegate=yes --scope make test")
         procfs.remove_cgroup(probe)
-    made = Bench(tmp_path, request.param)
+    made = Bench(tmp_path, request.param == "cgroup")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Iterator[Bench]:
+    """Without a cgroup, and nothing stands by unless the test says so."""
+    made = Bench(tmp_path, False)
     yield made
     made.close()
 
@@ -376,3 +395,161 @@ def test_close_ends_everything_and_leaves_no_descriptor_or_zombie(bench: Bench) 
     with pytest.raises(ChildProcessError):
         os.waitpid(launched.identity.launcher_pid, os.WNOHANG)
     assert TreeIdentity(**json.loads(json.dumps(asdict(launched.identity)))) == launched.identity
+
+
+def ready() -> int:
+    """The pid of the launcher that stands by."""
+    launcher = standby._standby.ready
+    assert launcher is not None
+    return launcher.process.pid
+
+
+@pytest.mark.usefixtures("standing_by")
+def test_a_launcher_that_stands_by_is_used_once(plain: Bench) -> None:
+    first = ready()
+    launched = plain.launch("true")
+    assert launched.identity.launcher_pid == first
+    assert standby._standby.ready is None  # the next comes when the program is under way
+    assert plain.run(launched).code == 0
+    assert alive(ready())
+    assert ready() != first
+    assert not alive(first)
+
+
+@pytest.mark.usefixtures("standing_by")
+def test_what_stands_by_holds_nothing_of_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VP_CANARY", "secret")
+    leak = os.open("/dev/null", os.O_WRONLY)
+    os.set_inheritable(leak, True)
+    standby.take().end()  # type: ignore[union-attr]
+    standby.replenish()
+    pid = ready()
+    eventually(lambda: b"-c" in Path(f"/proc/{pid}/cmdline").read_bytes(), "exec")
+    folder = Path(f"/proc/{pid}")
+
+    def held() -> list[str]:
+        return sorted(os.readlink(entry).partition(":")[0] for entry in (folder / "fd").iterdir() if entry.name != "2")
+
+    eventually(lambda: len(held()) == 3, "it has read its modules")
+    assert held() == ["/dev/null", "/dev/null", "socket"]
+    assert b"VP_CANARY" not in (folder / "environ").read_bytes()
+    assert os.getsid(pid) == pid
+    os.close(leak)
+
+
+def test_two_at_once_get_one_each(plain: Bench, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    other = Bench(tmp_path / "other", False)
+    standby.keep()
+    one, two = plain.launch("true"), other.launch("true")
+    assert one.identity.launcher_pid != two.identity.launcher_pid
+    assert (plain.run(one).code, other.run(two).code) == (0, 0)
+    other.close()
+    standby.close()
+
+
+@pytest.mark.usefixtures("standing_by")
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP])
+def test_one_that_was_killed_or_stopped_meanwhile_is_replaced(
+    plain: Bench, how: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "STANDBY_SECONDS", 0.2)
+    pid = ready()
+    os.kill(pid, how)
+    if how == signal.SIGSTOP:
+        eventually(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T", "it stops")
+    else:
+        eventually(lambda: not alive(pid), "it ends")
+    launched = plain.launch("true")
+    assert launched.identity.launcher_pid != pid
+    assert not alive(pid)
+    assert plain.run(launched).code == 0
+
+
+@pytest.mark.usefixtures("standing_by")
+def test_one_that_dies_as_it_is_taken_is_replaced(plain: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    pid = ready()
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: not alive(pid), "it ends")
+    monkeypatch.setattr(standby.Launcher, "is_alive", lambda _: True)
+    launched = plain.launch("true")
+    assert launched.identity.launcher_pid != pid
+    assert plain.run(launched).code == 0
+
+
+@pytest.mark.usefixtures("standing_by")
+def test_one_that_had_begun_is_not_replaced(plain: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "STANDBY_SECONDS", 0.0)  # it answers too late, and then is found to have begun
+    monkeypatch.setattr(process, "START_SECONDS", 0.0)
+    monkeypatch.setattr(standby.Launcher, "has_spoken", lambda _: True)
+    pid = ready()
+    with pytest.raises(InternalError):
+        plain.launch("touch", "ran")
+    assert not alive(pid)
+    assert not (plain.folder / "ran").exists()
+
+
+def test_closing_leaves_no_process_and_no_descriptor() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    standby.keep()
+    pid = ready()
+    standby.close()
+    assert not alive(pid)
+    with pytest.raises(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+    assert len(os.listdir("/proc/self/fd")) == before
+    standby.replenish()
+    assert standby.take() is None
+
+
+KEEPER = """
+import os, sys, time
+from vp_queue.worker import standby
+standby.keep()
+pid = standby._standby.ready.process.pid
+child = os.fork()
+if child == 0:
+    print(pid, os.getpid(), flush=True)
+    time.sleep(1000)
+time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_what_stands_by_dies_with_its_worker_even_if_that_was_forked(how: signal.Signals) -> None:
+    worker = subprocess.Popen(
+        [sys.executable, "-c", KEEPER], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    )
+    assert worker.stdout is not None
+    pid, child = worker.stdout.readline().split()
+    try:
+        assert alive(int(pid))
+        worker.send_signal(how)
+        worker.wait()
+        eventually(lambda: not alive(int(pid)), "end-of-file ends it")
+        assert alive(int(child))
+    finally:
+        os.kill(int(child), signal.SIGKILL)
+        worker.stdout.close()
+
+
+def test_what_is_no_cgroup_gives_no_child(tmp_path: Path) -> None:
+    assert gate.fork_into(str(tmp_path / "none")) is None
+    assert gate.fork_into(str(tmp_path)) is None  # no cgroup: the kernel refuses
+
+
+def test_where_no_child_can_be_born_in_the_cgroup_it_is_moved_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probe = procfs.create_cgroup(f"{MARKER}.probe")
+    if probe is None:
+        pytest.skip("no writable cgroup v2 here; run: systemd-run --user -p Delegate=yes --scope make test")
+    procfs.remove_cgroup(probe)
+    refused = "from vp_queue.worker import gate; gate.fork_into = lambda _: None; main(int"
+    monkeypatch.setattr(standby, "_BOOT", standby._BOOT.replace("main(int", refused))
+    bench = Bench(tmp_path, True)
+    launched = bench.launch("true")
+    assert launched.identity.cgroup is not None
+    assert procfs.cgroup_members(launched.identity.cgroup) == [launched.identity.pid]
+    assert bench.run(launched).code == 0
+    bench.close()

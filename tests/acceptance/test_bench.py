@@ -1,0 +1,72 @@
+"""The benchmarks run, leave nothing behind, and say what they are for. How fast this machine is, is not tested."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness import alive_with_environment
+
+BENCH = Path(__file__).resolve().parents[2] / "bench"
+
+
+def run(script: str, *arguments: str, folder: Path) -> str:
+    environment = {**os.environ, "TMPDIR": str(folder)}
+    argv = [sys.executable, str(BENCH / script), *arguments]
+    ended = subprocess.run(argv, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert list(folder.iterdir()) == []  # its temporary folder is gone
+    assert alive_with_environment("TMPDIR", str(folder)) == []
+    return ended.stdout
+
+
+def document(text: str) -> dict[str, Any]:
+    parsed: dict[str, Any] = json.loads(text)
+    assert {"cpu", "cpus", "kernel", "python", "sqlite", "file_system"} <= parsed["facts"].keys()
+    assert all(goal.keys() == {"name", "wanted", "value", "met"} for goal in parsed["goals"])
+    return parsed
+
+
+def test_dispatch(tmp_path: Path) -> None:
+    told = document(run("dispatch.py", "--missions", "20", "--starts", "2", "--skip-idle", "--json", folder=tmp_path))
+    assert told["facts"]["fsync_per_second"] > 0
+    assert told["dispatch"].keys() == {"1", "8"}
+    for figures in told["dispatch"].values():
+        for kind in ("ceiling", "ours"):
+            assert figures[kind]["errors"] == 0
+            assert figures[kind]["samples"] >= 20
+            assert 0 < figures[kind]["p50_ms"] <= figures[kind]["p99_ms"] <= figures[kind]["max_ms"]
+        assert figures["ratio"] > 0
+    assert {"bare", "ours", "call", "beyond", "after_idle_beyond_ms"} == told["start"].keys()
+    assert told["start"]["ours"]["samples"] == 2
+    by_name = {goal["name"]: goal for goal in told["goals"]}
+    assert by_name["dispatch errors"]["met"] is True
+    assert by_name["the same after a long idle time, worst"]["met"] is None
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments"),
+    [
+        ("dispatch.py", ["--missions", "20", "--starts", "1", "--idle-seconds", "0.1", "--idle-samples", "1"]),
+        ("cli.py", ["--runs", "1", "--missions", "3", "--imports", "2"]),
+    ],
+)
+def test_its_table_fits_80_columns(script: str, arguments: list[str], tmp_path: Path) -> None:
+    text = run(script, *arguments, folder=tmp_path)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "goal" in text
+    assert "not measured" not in text
+
+
+def test_command_line(tmp_path: Path) -> None:
+    told = document(run("cli.py", "--runs", "2", "--missions", "3", "--imports", "4", "--json", folder=tmp_path))
+    assert told["commands"].keys() == {"python -I -c pass", "vp --help", "vp list --json"}
+    assert told["commands"]["python -I -c pass"]["times_bare"] == 1
+    assert [len(row) for row in told["imports"]] == [3] * 4
+    assert len(told["goals"]) == 2

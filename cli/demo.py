@@ -54,8 +54,9 @@ vp_queue.toml: it explains every key, and `vp doctor` says what is missing.
 def demo_command(keep: bool, fetch: bool, as_json: bool) -> int:
     """Show the whole of it, in a temporary folder.
 
-    Two missions, carried out under supervisord, in about ten seconds. Wants git, pytest, and the demonstration model (vp model fetch). Your own VP_HOME is
-    not touched, and everything is stopped at the end; Ctrl-C stops it earlier.
+    Two missions, carried out under supervisord, in about ten seconds. Wants git, pytest, and the demonstration
+    model (vp model fetch). Your own VP_HOME is not touched, and everything is stopped at the end; Ctrl-C stops
+    it earlier.
 
     \b
     Example:

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from tests.harness import CODER, GENERAL, Home
@@ -72,7 +73,8 @@ def test_each_command_has_json_an_example_and_the_line_the_group_shows(name: str
     assert command.help.splitlines()[0] == COMMANDS[name][1]
     assert "Example" in command.help
     assert f"vp {name}" in command.help
-    assert "as_json" in {parameter.name for parameter in command.params}
+    for each in command.commands.values() if isinstance(command, click.Group) else [command]:
+        assert "as_json" in {parameter.name for parameter in each.params}
 
 
 def test_dispatch_prints_the_tools_json_and_hands_everything_on(cli: Cli, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Final
 import click
 
 from vp_queue.cli import output
-from vp_queue.cli.missions import event_text
+from vp_queue.cli.showing import event_text
 from vp_queue.operations import demo, local_model
 from vp_queue.operations.demo import Demonstration
 

@@ -7,16 +7,16 @@ import collections
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
 from vp_queue import missions, tools
-from vp_queue.cli import output
-from vp_queue.cli.missions import event_text
-from vp_queue.contracts import Outcome, limits
+from vp_queue.cli import completing, hints, output
+from vp_queue.cli.showing import event_text
+from vp_queue.contracts import EventType, Outcome, limits
 from vp_queue.errors import ArtifactNotFound, ValidationError
 from vp_queue.worker.log import read_log
 
@@ -28,28 +28,40 @@ LOG_POLL_SECONDS: Final = 0.2
 
 @click.command("events")
 @click.option("--follow", is_flag=True, help="Go on as they happen, until Ctrl-C.")
-@click.option("--mission", "mission_id", help="Only this mission's.")
+@click.option("--mission", "mission_id", shell_complete=completing.missions(), help="Only this mission's.")
+@click.option(
+    "--type",
+    "types",
+    multiple=True,
+    type=click.Choice([str(kind) for kind in EventType]),
+    metavar="TYPE",
+    help="Only of this type, e.g. mission.failed; repeatable.",
+)
 @click.option("--since", type=click.IntRange(min=0), metavar="SEQ", help="After this seq. By default the newest.")
 @click.option("--limit", type=click.IntRange(1, limits.EVENTS_PAGE), default=50, help="How many at most (50).")
 @output.json_option
-def events_command(follow: bool, mission_id: str | None, since: int | None, limit: int, as_json: bool) -> None:
+def events_command(
+    follow: bool, mission_id: str | None, types: tuple[str, ...], since: int | None, limit: int, as_json: bool
+) -> None:
     """Show or follow the event feed.
 
     With --follow --json prints one event per line. This reads the feed only: an orchestrator's own inbox,
     with acknowledgement, is the tool vp_read_events.
 
     \b
-    Example:
-      vp events --follow --since 120
+    Examples:
+      vp events --mission m-0mdq3v8k2f-7x0k3w9c2h1
+      vp events --follow --since 120 --type mission.failed
     """
     if mission_id is not None:  # a wrong id is an error here, not an empty feed for ever
         output.checked(tools.vp_get_mission(mission_id=mission_id, events_limit=0))
     if since is None:
         since = 0 if mission_id is not None else max(0, missions.newest_seq() - (0 if follow else limit))
     if follow:
-        _follow_events(since, mission_id, as_json)
+        _follow_events(since, mission_id, types or None, as_json)
         return
-    events = [event.dump() for event in missions.events_after(since, limit, mission_id=mission_id)]
+    found = missions.events_after(since, limit, mission_id=mission_id, types=types or None)
+    events = [event.dump() for event in found]
     if as_json:
         next_after = events[-1]["seq"] if events else since
         output.print_json({"ok": True, "events": events, "next_after": next_after})
@@ -57,13 +69,13 @@ def events_command(follow: bool, mission_id: str | None, since: int | None, limi
         for event in events:
             click.echo(_event_line(event))
     else:
-        click.echo("No events.")
+        click.echo("No events. As they happen: vp events --follow")
 
 
-def _follow_events(seq: int, mission_id: str | None, as_json: bool) -> None:
+def _follow_events(seq: int, mission_id: str | None, types: Sequence[str] | None, as_json: bool) -> None:
     while True:
         for event in missions.events_after(
-            seq, limits.EVENTS_PAGE, mission_id=mission_id, wait_seconds=FOLLOW_WAIT_SECONDS
+            seq, limits.EVENTS_PAGE, mission_id=mission_id, types=types, wait_seconds=FOLLOW_WAIT_SECONDS
         ):
             seq = event.seq
             shown = event.dump()
@@ -76,11 +88,15 @@ def _follow_events(seq: int, mission_id: str | None, as_json: bool) -> None:
 
 def _event_line(event: dict[str, Any]) -> str:
     about = event["mission_id"] or event["vp_id"]
-    return output.line(f"{event['seq']} {output.instant(event['at'])} {about} {event['type']} {event_text(event)}")
+    when, text = f"{event['seq']} {output.instant(event['at'])}", event_text(event)
+    head = f"{when} {about} {event['type']}"
+    if output.cells(head) > output.line_width():
+        return output.headed(f"{when} {event['type']}", f"{about} {text}")
+    return output.headed(head, text)
 
 
 @click.command("logs")
-@click.argument("mission_id")
+@click.argument("mission_id", shell_complete=completing.missions())
 @click.option("--attempt", type=click.IntRange(min=1), help="Of this attempt; by default the last.")
 @click.option("--tail", type=click.IntRange(min=1), metavar="N", help="Only the last N lines.")
 @click.option("--follow", is_flag=True, help="Go on until the mission ends.")
@@ -105,8 +121,19 @@ def logs_command(mission_id: str, attempt: int | None, tail: int | None, follow:
     elif text:
         click.echo(text, nl=not text.endswith("\n"))
     else:
-        what = "has printed nothing" if shown else "has not started; follow it with --follow"
-        click.echo(f"{mission_id} {what}.", err=True)
+        click.echo(_why_nothing(answer["mission"], shown is not None), err=True)
+
+
+def _why_nothing(mission: dict[str, Any], started: bool) -> str:
+    mission_id = mission["mission_id"]
+    if mission["terminal"]:
+        what = "printed nothing" if started else "never started"
+        return f"{mission_id} is {mission['status']}, and {what}: vp get {mission_id}"
+    what = "has printed nothing yet" if started else "has not started"
+    why = hints.why_it_waits(mission)
+    return f"{mission_id} {what}; follow it: vp logs {mission_id} --follow" + (
+        f"\nHint: {output.clean(why)}" if why else ""
+    )
 
 
 def _attempt(answer: dict[str, Any], number: int | None) -> dict[str, Any] | None:
@@ -117,7 +144,10 @@ def _attempt(answer: dict[str, Any], number: int | None) -> dict[str, Any] | Non
     for attempt in attempts:
         if attempt["number"] == number:
             return attempt
-    raise ValidationError(f"There is no attempt {number}; there are {len(attempts)}.", field="attempt")
+    mission_id, count = answer["mission"]["mission_id"], len(attempts)
+    raise ValidationError(
+        f"{mission_id} has no attempt {number}; it has had {count}.", field="attempt", mission_id=mission_id
+    )
 
 
 def _read(attempt: dict[str, Any], offset: int) -> Iterator[tuple[str, int]]:
@@ -125,13 +155,19 @@ def _read(attempt: dict[str, Any], offset: int) -> Iterator[tuple[str, int]]:
     if attempt["workspace"] is None:
         return
     workspace = Path(attempt["workspace"])
+    where = f" It was on host {attempt['host']}." if attempt["host"] != socket.gethostname() else ""
+    if attempt["outcome"] != Outcome.RUNNING and not workspace.is_dir():
+        raise ArtifactNotFound(
+            f"The workspace {workspace} is not there any more.{where}", mission_id=workspace.parent.name
+        )
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     while True:
         try:
             data, after = read_log(workspace, offset, CHUNK_BYTES)
         except OSError as error:
-            where = f" It is on host {attempt['host']}." if attempt["host"] != socket.gethostname() else ""
-            raise ArtifactNotFound(f"The log in {workspace} cannot be read ({error.strerror}).{where}") from None
+            raise ArtifactNotFound(
+                f"The log in {workspace} cannot be read ({error.strerror}).{where}", mission_id=workspace.parent.name
+            ) from None
         if not data:
             break
         offset = after

@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from vp_queue import config, missions, tools
-from vp_queue.cli import output
+from vp_queue.cli import completing, output, tables
+from vp_queue.cli.tables import Column
 from vp_queue.operations import installation, supervision
 
 
@@ -30,7 +31,7 @@ def vps_command(as_json: bool) -> None:
 
 
 @click.command("pause")
-@click.argument("vp_id")
+@click.argument("vp_id", shell_complete=completing.vps)
 @click.option("--reason", help="Why; shown by `vp vps`.")
 @output.json_option
 def pause_command(vp_id: str, reason: str | None, as_json: bool) -> None:
@@ -46,7 +47,7 @@ def pause_command(vp_id: str, reason: str | None, as_json: bool) -> None:
 
 
 @click.command("resume")
-@click.argument("vp_id")
+@click.argument("vp_id", shell_complete=completing.vps)
 @output.json_option
 def resume_command(vp_id: str, as_json: bool) -> None:
     """Take from a VP's queue again.
@@ -59,7 +60,7 @@ def resume_command(vp_id: str, as_json: bool) -> None:
 
 
 @click.command("worker")
-@click.argument("vp_id")
+@click.argument("vp_id", shell_complete=completing.vps)
 @output.json_option
 def worker_command(vp_id: str, as_json: bool) -> None:
     """Run one VP's consumer in the foreground.
@@ -106,10 +107,19 @@ def _answered(answer: dict[str, Any], text: str, as_json: bool) -> None:
 def show_vps(vps: list[dict[str, Any]]) -> None:
     """The roster for people."""
     rows = (
-        (each["vp_id"], each["queued"], each["running"], len(each["workers"]), heartbeat(each["workers"]), state(each))
+        (
+            each["vp_id"],
+            each["queued"],
+            f"{each['running']} of {each['concurrency']}",
+            f"{len(each['workers'])}, {heartbeat(each['workers'])}" if each["workers"] else "–",
+            each["executor"],
+            each["title"],
+            state(each),
+        )
         for each in vps
     )
-    output.table(("VP", "queued", "running", "workers", "heartbeat", "state"), rows, last_column_folds=True)
+    heads = ("VP", "queued", "running", "workers", Column("executor", optional=True), Column("title", optional=True))
+    tables.table((*heads, "state"), rows, last_column_folds=True)
 
 
 def heartbeat(workers: list[dict[str, Any]]) -> str:
@@ -122,9 +132,9 @@ def state(vp: dict[str, Any]) -> str:
     """Whether a VP works, or why not."""
     words = []
     if not vp["enabled"]:
-        words.append("disabled")
+        words.append("disabled in vp_queue.toml")
     if vp["paused"]:
-        words.append(f"paused{': ' + vp['pause_reason'] if vp['pause_reason'] else ''}")
+        words.append(f"paused{': ' + vp['pause_reason'] if vp['pause_reason'] else ''} (vp resume)")
     if vp["draining"]:
         words.append("draining")
     if vp["needs_input"]:
@@ -134,5 +144,5 @@ def state(vp: dict[str, Any]) -> str:
     elif vp["available"]["reason"]:
         words.append("commands only")
     if vp["enabled"] and not vp["workers"]:
-        words.append("no worker: run vp up")
+        words.append("no worker: vp up --detach")
     return output.line("; ".join(words) or "ready", 400)

@@ -6,15 +6,21 @@ without its own error handling, because with ``--json`` an error too is one JSON
 
 from __future__ import annotations
 
+import gc
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, Final
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from vp_queue import __version__
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 # name → (module, what it does in a line). The command itself is the module's attribute of that name.
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
@@ -55,9 +61,31 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"vp_queue.cli.{COMMANDS[cmd_name][0]}")
+        module = _without_collecting(f"vp_queue.cli.{COMMANDS[cmd_name][0]}")
         command: click.Command = getattr(module, f"{cmd_name}_command")
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command of this name; a mistyped one is answered with what was probably meant."""
+        name = args[0]
+        if name in COMMANDS or name.startswith("-") or ctx.resilient_parsing:
+            return super().resolve_command(ctx, args)
+        import difflib
+
+        near = ["--help"] if name == "help" else difflib.get_close_matches(name, COMMANDS, n=3, cutoff=0.5)
+        meant = f" Did you mean: {', '.join(f'vp {each}' for each in near)}?" if near else ""
+        ctx.fail(f"There is no command {name!r}.{meant}")
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The commands of the table, without importing each; and the group's options."""
+        from click.shell_completion import CompletionItem
+
+        commands = [
+            CompletionItem(name, help=line) for name, (_, line) in COMMANDS.items() if name.startswith(incomplete)
+        ]
+        return commands + click.Command.shell_complete(self, ctx, incomplete)
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command; a reader that has what it wanted (`| head`) is no failure."""
@@ -73,6 +101,16 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+def _without_collecting(module: str) -> ModuleType:
+    """Import a module. What it makes stays for good, so looking for garbage meanwhile, or later in that, is vain."""
+    gc.disable()
+    try:
+        return importlib.import_module(module)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -95,12 +133,20 @@ def vp() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console script: runs a command and exits with its code."""
     args = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that knows no "–" shows "?" in its place, and no traceback.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     sys.exit(run(args))
 
 
 def run(args: list[str]) -> int:
     """Run a command; what went wrong is printed, as JSON on stdout where ``--json`` was asked for."""
     as_json = "--json" in (args[: args.index("--")] if "--" in args else args)
+    if "_VP_COMPLETE" in os.environ:
+        from vp_queue.cli import completing
+
+        completing.prepare()
     try:
         code = vp.main(args=args, prog_name="vp", standalone_mode=False)
         return code if isinstance(code, int) else 0
@@ -112,30 +158,38 @@ def run(args: list[str]) -> int:
     except click.ClickException as error:
         return _usage(error, as_json)
     except Exception as error:
-        return _failed(error, as_json)
+        return _failed(error, as_json, args)
 
 
 def _usage(error: click.ClickException, as_json: bool) -> int:
-    if not as_json:
-        error.show()
-        return 2
     from vp_queue.cli import output
     from vp_queue.errors import ValidationError
 
+    if not as_json:
+        shown = io.StringIO()
+        error.show(file=shown)
+        click.echo(output.clean(shown.getvalue()), nl=False, err=True)
+        return 2
     parameter = getattr(error, "param", None)
     field = getattr(parameter, "name", None)
-    return output.failure(ValidationError(error.format_message(), field=field).as_dict(), as_json=True)
+    context = getattr(error, "ctx", None)
+    message = error.format_message() + (f" See: {context.command_path} --help" if context else "")
+    return output.failure(ValidationError(message, field=field).as_dict(), as_json=True)
 
 
-def _failed(error: Exception, as_json: bool) -> int:
+def _failed(error: Exception, as_json: bool, args: Sequence[str]) -> int:
     from vp_queue.cli import output
     from vp_queue.errors import InternalError, VpError
 
     if isinstance(error, output.ToolFailed):
-        return output.failure(error.error, as_json)
-    if isinstance(error, VpError):
-        return output.failure(error.as_dict(), as_json)
-    return output.failure(_unexpected(error, InternalError).as_dict(), as_json)
+        document = error.error
+    elif isinstance(error, VpError):
+        document = error.as_dict()
+    else:
+        document = _unexpected(error, InternalError).as_dict()
+    name = next((arg for arg in args if arg in COMMANDS), None)
+    command = vp.get_command(click.Context(vp), name) if name and isinstance(vp, LazyGroup) else None
+    return output.failure(document, as_json, command)
 
 
 def _unexpected(error: Exception, kind: Any) -> Any:

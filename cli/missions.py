@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Final
 
 import click
 
 from vp_queue import tools
-from vp_queue.cli import output
-from vp_queue.cli.options import given
-from vp_queue.contracts import Status
+from vp_queue.cli import completing, following, hints, output, tables
+from vp_queue.cli.options import Seconds, given
+from vp_queue.cli.showing import show_attempts, show_events, show_mission, took
+from vp_queue.cli.tables import Column
+from vp_queue.contracts import Status, limits
+
+WAIT_SECONDS: Final = 45.0
 
 
 @click.command("get")
-@click.argument("mission_id")
+@click.argument("mission_id", shell_complete=completing.missions())
 @click.option("--events", "events_limit", type=int, help="How many of the newest events (20).")
 @output.json_option
 def get_command(mission_id: str, events_limit: int | None, as_json: bool) -> None:
@@ -30,21 +34,14 @@ def get_command(mission_id: str, events_limit: int | None, as_json: bool) -> Non
     show_mission(answer["mission"])
     if answer["attempts"]:
         click.echo()
-        output.table(
-            ("attempt", "outcome", "started", "exit", "cpu", "workspace"),
-            (
-                (a["number"], a["outcome"], output.instant(a["started_at"]), ended(a), cpu(a), a["workspace"] or "–")
-                for a in answer["attempts"]
-            ),
-            last_column_folds=True,
-        )
+        show_attempts(answer["attempts"])
     if answer["events"]:
         click.echo()
         show_events(answer["events"])
 
 
 @click.command("list")
-@click.option("--vp", "vp_id", help="Only this VP's.")
+@click.option("--vp", "vp_id", shell_complete=completing.vps, help="Only this VP's.")
 @click.option("--status", multiple=True, type=click.Choice([str(s) for s in Status]), help="Only these; repeatable.")
 @click.option("--session", help="Only of this source session.")
 @click.option("--limit", type=int, help="How many at most (50).")
@@ -73,23 +70,30 @@ def list_command(
         output.print_json(answer)
         return
     if answer["missions"]:
-        output.table(
-            ("mission", "VP", "status", "age", "objective"),
+        tables.table(
+            ("mission", Column("VP", least=18), "status", "age", Column("took", optional=True), "objective"),
             (
-                (m["mission_id"], m["vp_id"], m["status"], output.age(m["created_at"]), m["objective"])
+                (m["mission_id"], m["vp_id"], m["status"], output.age(m["created_at"]), took(m), m["objective"])
                 for m in answer["missions"]
             ),
         )
+    elif vp_id or status or session:
+        click.echo("No such missions. All: vp list   The VPs: vp vps")
     else:
         click.echo('No missions. Dispatch one: vp dispatch vp.general.primary "…"')
-    click.echo(" · ".join(f"{status}: {count}" for status, count in answer["counts"].items() if count))
+        remark = hints.not_set_up()
+        if remark:
+            click.echo(f"Hint: {output.clean(remark)}", err=True)
+    counts = " · ".join(f"{status}: {count}" for status, count in answer["counts"].items() if count)
+    if counts:
+        click.echo(counts)
     if answer["next_cursor"]:
         click.echo(f"More: --cursor {answer['next_cursor']}")
 
 
 @click.command("wait")
-@click.argument("mission_id")
-@click.option("--timeout", "timeout_seconds", type=float, help="Seconds to wait at most (45; up to 3600).")
+@click.argument("mission_id", shell_complete=completing.missions())
+@click.option("--timeout", "timeout_seconds", type=Seconds(limits.WAIT_SECONDS), help="At most (45; up to 3600).")
 @output.json_option
 def wait_command(mission_id: str, timeout_seconds: float | None, as_json: bool) -> int:
     """Wait until a mission ends.
@@ -100,20 +104,34 @@ def wait_command(mission_id: str, timeout_seconds: float | None, as_json: bool) 
     Example:
       vp wait m-0mdq3v8k2f-7x0k3w9c2h1 --timeout 600
     """
-    answer = output.checked(tools.vp_wait_mission(mission_id=mission_id, **given(timeout_seconds=timeout_seconds)))
+    timeout = given(timeout_seconds=timeout_seconds)
+    if not as_json:
+        timeout["timeout_seconds"] = _waited(mission_id, timeout)
+    answer = output.checked(tools.vp_wait_mission(mission_id=mission_id, **timeout))
     if as_json:
         output.print_json(answer)
     elif answer["timed_out"]:
-        click.echo(
-            f"Still {answer['mission']['status']}. Wait again, or follow: vp events --follow --mission {mission_id}"
-        )
+        click.echo(f"Still {answer['mission']['status']}; it goes on. Wait longer: vp wait {mission_id} --timeout 3600")
     else:
-        show_mission(answer["mission"])
-    return outcome_code(answer["mission"], answer["timed_out"])
+        show_mission(answer["mission"], brief=True)
+    return output.outcome_code(answer["mission"], answer["timed_out"])
+
+
+def _waited(mission_id: str, timeout: dict[str, float]) -> float:
+    """Show progress where the terminal can; returns how long is left to wait."""
+    mission = output.checked(tools.vp_get_mission(mission_id=mission_id, events_limit=0))["mission"]
+    seconds = timeout.get("timeout_seconds", WAIT_SECONDS)
+    if not mission["terminal"] and output.can_redraw():
+        following.show_progress(mission_id, seconds)
+        return 0
+    why = hints.why_it_waits(mission)
+    if why:
+        click.echo(f"Hint: {output.clean(why)}", err=True)
+    return seconds
 
 
 @click.command("cancel")
-@click.argument("mission_id")
+@click.argument("mission_id", shell_complete=completing.missions("queued", "running", "needs_input"))
 @click.option("--reason", help="Why; stands in the event.")
 @output.json_option
 def cancel_command(mission_id: str, reason: str | None, as_json: bool) -> None:
@@ -131,7 +149,8 @@ def cancel_command(mission_id: str, reason: str | None, as_json: bool) -> None:
         return
     mission = answer["mission"]
     if not answer["changed"]:
-        click.echo(f"Nothing changed: {mission['mission_id']} is {mission['status']}.")
+        ending = "" if mission["terminal"] else f", and its end is on the way: vp wait {mission['mission_id']}"
+        click.echo(f"Nothing changed: {mission['mission_id']} is {mission['status']}{ending}.")
     elif mission["terminal"]:
         click.echo(f"{mission['mission_id']} is {mission['status']}.")
     else:
@@ -139,7 +158,7 @@ def cancel_command(mission_id: str, reason: str | None, as_json: bool) -> None:
 
 
 @click.command("retry")
-@click.argument("mission_id")
+@click.argument("mission_id", shell_complete=completing.missions("failed", "cancelled", "expired"))
 @click.option("--guidance", help="What to do differently; stands in the new briefing.")
 @click.option("--key", help="Idempotency key: repeating this command makes no second mission.")
 @output.json_option
@@ -162,87 +181,3 @@ def retry_command(mission_id: str, guidance: str | None, key: str | None, as_jso
     new = answer["mission"]["mission_id"]
     click.echo(f"Dispatched {new}." if answer["created"] else f"This key was used already: {new}.")
     click.echo(f"Follow: vp wait {new}")
-
-
-def outcome_code(mission: dict[str, Any], timed_out: bool) -> int:
-    """The exit code of waiting for a mission."""
-    if timed_out:
-        return output.WAIT_TIMED_OUT
-    return 0 if mission["status"] == Status.COMPLETED else output.NOT_COMPLETED
-
-
-def show_mission(mission: dict[str, Any]) -> None:
-    """A mission for people."""
-    progress, failure, usage = mission["progress"], mission["failure"], mission["usage"]
-    output.fields(
-        [
-            ("mission", mission["mission_id"]),
-            ("VP", mission["vp_id"]),
-            ("status", mission["status"]),
-            ("", "cancel requested" if mission["cancel_requested"] and not mission["terminal"] else None),
-            ("", "stalled: no output or progress for a while" if mission["stalled"] else None),
-            ("objective", mission["objective"]),
-            ("attempt", _attempt_line(mission)),
-            ("created", output.instant(mission["created_at"])),
-            ("not before", mission["not_before"] and output.instant(mission["not_before"])),
-            ("expires", mission["expires_at"] and output.instant(mission["expires_at"])),
-            ("duration", output.duration(mission["duration_seconds"]) if mission["started_at"] else None),
-            ("progress", progress and progress_text(progress)),
-            ("question", mission["question"] and mission["question"]["question"]),
-            ("result", mission["result"]),
-            ("failure", failure and f"{failure['code']}: {failure['message']}"),
-            ("log", failure and failure["log_tail"]),
-            ("usage", usage and ", ".join(f"{name} {value}" for name, value in usage.items() if value is not None)),
-            ("retry of", mission["retry_of"]),
-        ]
-    )
-
-
-def _attempt_line(mission: dict[str, Any]) -> str | None:
-    """Which attempt it is; a released one is not charged, so the number may pass ``max_attempts``."""
-    if not mission["attempt"]:
-        return None
-    return f"{mission['attempt']} ({mission['attempts_charged']} of {mission['max_attempts']} charged)"
-
-
-def show_events(events: list[dict[str, Any]]) -> None:
-    """Events for people."""
-    output.table(
-        ("at", "event", ""),
-        ((output.instant(e["at"]), e["type"], event_text(e)) for e in events),
-    )
-
-
-def event_text(event: dict[str, Any]) -> str:
-    """What an event's data says, in short."""
-    data = event["data"]
-    if event["type"] == "mission.progress":
-        return progress_text(data)
-    told = {name: value for name, value in data.items() if value not in (None, "", [], {})}
-    failure = told.pop("failure", None)
-    words = [f"{failure['code']}: {failure['message']}"] if isinstance(failure, dict) else []
-    return ", ".join(words + [f"{name}={_short(value)}" for name, value in told.items()])
-
-
-def _short(value: object) -> str:
-    """A value of an event in a line for people; lists by their length."""
-    return f"{len(value)} entries" if isinstance(value, list | dict) else str(value)
-
-
-def progress_text(progress: dict[str, Any]) -> str:
-    """``40 % message``."""
-    fraction = progress.get("fraction")
-    parts = (f"{fraction:.0%}" if fraction is not None else "", progress.get("message") or "")
-    return " ".join(part for part in parts if part)
-
-
-def ended(attempt: dict[str, Any]) -> str:
-    """An attempt's exit code or signal."""
-    if attempt["signal"] is not None:
-        return f"signal {attempt['signal']}"
-    return "–" if attempt["exit_code"] is None else str(attempt["exit_code"])
-
-
-def cpu(attempt: dict[str, Any]) -> str:
-    """An attempt's CPU time."""
-    return output.duration(attempt["cpu_seconds"])

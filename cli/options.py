@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
+
+UNTIL_IT_ENDS: Final = "until-it-ends"
 
 
 class JsonObject(click.ParamType[dict[str, Any]]):
     """A JSON object, written out or as ``@file``."""
 
     name = "JSON"
+
+    def __init__(self, example: str) -> None:
+        self._example = example
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
         """The parsed object; what its keys may be is the tool's to judge."""
@@ -23,16 +28,42 @@ class JsonObject(click.ParamType[dict[str, Any]]):
             try:
                 text = Path(value[1:]).read_text(encoding="utf-8")
             except (OSError, UnicodeDecodeError) as error:
-                self.fail(f"cannot read {value[1:]}: {error}", param, ctx)
+                reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+                self.fail(f"cannot read {value[1:]} ({reason}); give @ and a file, or {self._example!r}", param, ctx)
         try:
             parsed = json.loads(text)
         except (ValueError, RecursionError) as error:
-            self.fail(
-                f"this is not JSON ({error}); write e.g. '{{\"max_duration_seconds\": 600}}', or @file", param, ctx
-            )
+            self.fail(f"this is not JSON ({error}); write e.g. {self._example!r}, or @file", param, ctx)
         if not isinstance(parsed, dict):
-            self.fail("give a JSON object, {...}", param, ctx)
+            self.fail(f"give a JSON object, e.g. {self._example!r}", param, ctx)
         return parsed
+
+
+class Seconds(click.ParamType[float]):
+    """A number of seconds up to a maximum."""
+
+    name = "SECONDS"
+
+    def __init__(self, maximum: float) -> None:
+        self._maximum = maximum
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number; NaN is none."""
+        try:
+            seconds = float(value)
+        except ValueError:
+            self.fail(f"{value!r} is no number of seconds, such as 600", param, ctx)
+        if not 0 <= seconds <= self._maximum:
+            self.fail(f"give 0 to {self._maximum:.0f} seconds", param, ctx)
+        return seconds
+
+
+class SecondsOrForEver(Seconds):
+    """The same, or :data:`UNTIL_IT_ENDS`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number; infinity for no limit."""
+        return float("inf") if value == UNTIL_IT_ENDS else super().convert(value, param, ctx)
 
 
 def pairs(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:

@@ -8,10 +8,12 @@ markup is never applied to them.
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -26,9 +28,11 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 NOT_COMPLETED: Final = 1
 WAIT_TIMED_OUT: Final = 5
-# Wider cells than this may be cut where the terminal is narrow.
-WIDEST_FIXED_COLUMN: Final = 24
-SLIMMEST_LAST_COLUMN: Final = 12
+# Where neither a terminal nor COLUMNS says how wide a line is.
+USUAL_WIDTH: Final = 80
+SLIMMEST_WIDTH: Final = 20
+LONGEST_LINE: Final = 400
+INDENT: Final = "    "
 
 _ESCAPES: Final = re.compile(
     r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)"  # OSC: titles, links, clipboard
@@ -79,22 +83,34 @@ def print_json(document: Mapping[str, Any]) -> None:
     click.echo(json.dumps(document, ensure_ascii=True))
 
 
-def failure(error: Mapping[str, Any], as_json: bool) -> int:
-    """Print an error object; returns the exit code of its class."""
+def failure(error: Mapping[str, Any], as_json: bool, command: click.Command | None = None) -> int:
+    """Print an error object; returns the exit code of its class.
+
+    Args:
+        error: as the tools answer with it.
+        as_json: print it as it is.
+        command: whose options the message should speak of.
+    """
     if as_json:
         print_json({"ok": False, "error": error})
     else:
-        field = error["details"].get("field")
-        about = f" (argument: {field})" if field and field not in error["message"] else ""
-        click.echo(f"Error: {clean(error['message'])}{about}", err=True)
-        if error["retryable"]:
-            click.echo(f"Trying again in {error.get('retry_after_seconds') or 1:g} s can help.", err=True)
+        from vp_queue.cli import hints
+
+        click.echo(f"Error: {clean(hints.worded(error, command))}", err=True)
+        click.echo(f"Next: {clean(hints.next_step(error, command))}", err=True)
     return exit_code(error["code"])
 
 
 def exit_code(code: str) -> int:
     """The CLI's exit code for an error code, as its class has it."""
     return errors.by_code(code).exit_code
+
+
+def outcome_code(mission: dict[str, Any], timed_out: bool) -> int:
+    """The exit code of waiting for a mission."""
+    if timed_out:
+        return WAIT_TIMED_OUT
+    return 0 if mission["status"] == "completed" else NOT_COMPLETED
 
 
 # --- text ---------------------------------------------------------------------------------------
@@ -108,10 +124,42 @@ def clean(text: object) -> str:
     )
 
 
+def cells(text: str) -> int:
+    """How many cells of a terminal a text takes: two for a wide character, none for a combining one."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
 def line(text: object, width: int = 200) -> str:
-    """Clean text on one line, shortened."""
-    flat = " ".join(clean(text).split())
-    return flat if len(flat) <= width else flat[: width - 1] + "…"
+    """Clean text on one line, shortened to so many cells."""
+    # What cannot be shown anyway is not measured: an objective may have 100,000 characters.
+    flat = " ".join(clean(str(text)[: 50 * width]).split())
+    if cells(flat) <= width:
+        return flat
+    if flat.isascii():
+        return flat[: width - 1] + "…"
+    from rich.cells import set_cell_size
+
+    return set_cell_size(flat, width - 1).rstrip(" ") + "…"
+
+
+def excerpt(text: str, chars: int) -> str:
+    """The beginning of a text, and how much was left out."""
+    left = len(text) - chars
+    return text if left <= 0 else f"{text[:chars].rstrip()} … ({left:,} more characters; --json has them all)"
+
+
+def headed(head: str, text: object) -> str:
+    """A line of a feed; where the terminal is too narrow for both, the text goes below its head."""
+    limit = line_width()
+    whole = line(f"{head} {text}", LONGEST_LINE)
+    head = line(head, LONGEST_LINE)
+    if cells(whole) <= limit or whole == head:
+        return whole
+    return f"{line(head, limit)}\n{INDENT}{line(text, max(SLIMMEST_WIDTH, limit - len(INDENT)))}"
 
 
 def instant(text: str | None) -> str:
@@ -151,56 +199,34 @@ def size(count: int) -> str:
     return f"{amount:.1f} GiB"
 
 
-# --- tables -------------------------------------------------------------------------------------
+# --- the terminal -------------------------------------------------------------------------------
+
+
+def width() -> int:
+    """The cells of a line: what COLUMNS says, else the terminal."""
+    return max(SLIMMEST_WIDTH, shutil.get_terminal_size((USUAL_WIDTH, 24)).columns)
+
+
+def line_width() -> int:
+    """The same for the lines of a feed, which in a pipe are not broken unless COLUMNS says so."""
+    return max(SLIMMEST_WIDTH, shutil.get_terminal_size((LONGEST_LINE, 24)).columns)
+
+
+def can_redraw() -> bool:
+    """Whether a line that was printed can be written over."""
+    return sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
 
 
 def console() -> Console:
-    """rich's console with markup, emoji codes and guessing of numbers off."""
+    """rich's console with markup, emoji codes and guessing of numbers off; under NO_COLOR not even bold."""
     from rich.console import Console
 
-    return Console(file=sys.stdout, markup=False, emoji=False, highlight=False)
-
-
-def table(columns: Iterable[str], rows: Iterable[Iterable[object]], *, last_column_folds: bool = False) -> None:
-    """Print a table; cells are cleaned, a status gets its colour. The last column gives way in width.
-
-    Args:
-        last_column_folds: break its lines rather than shorten it.
-    """
-    from rich.table import Table
-    from rich.text import Text
-
-    names = list(columns)
-    plain = clean if last_column_folds else line
-    cells = [[plain(cell) for cell in row] for row in rows]
-    grid = Table(box=None, pad_edge=False, header_style="bold")
-    widths = [max(len(name), *(len(row[index]) for row in cells), 0) for index, name in enumerate(names)]
-    fixed = [min(width, WIDEST_FIXED_COLUMN) for width in widths[:-1]]
-    # Told outright: left to itself, rich takes whole columns away for one long cell in the last.
-    left = max(SLIMMEST_LAST_COLUMN, console().width - sum(fixed) - 2 * len(fixed))
-    for name, width in zip(names[:-1], fixed, strict=True):
-        grid.add_column(name, no_wrap=True, overflow="ellipsis", min_width=width)
-    grid.add_column(
-        names[-1],
-        no_wrap=not last_column_folds,
-        overflow="fold" if last_column_folds else "ellipsis",
-        max_width=left,
+    return Console(
+        file=sys.stdout,
+        markup=False,
+        emoji=False,
+        highlight=False,
+        width=width(),
+        height=shutil.get_terminal_size((USUAL_WIDTH, 24)).lines,  # given both, rich overrules neither
+        color_system=None if os.environ.get("NO_COLOR") else "auto",
     )
-    for row in cells:
-        grid.add_row(*(Text(cell, style=STATUS_STYLES.get(cell, "")) for cell in row))
-    console().print(grid)
-
-
-def fields(pairs: Iterable[tuple[str, object]]) -> None:
-    """Print names and values, leaving out what is not known."""
-    from rich.table import Table
-    from rich.text import Text
-
-    grid = Table(box=None, show_header=False, pad_edge=False)
-    grid.add_column(no_wrap=True, style="bold")
-    grid.add_column(overflow="fold")
-    for name, value in pairs:
-        if value not in (None, "", [], {}):
-            text = clean(value)
-            grid.add_row(name, Text(text, style=STATUS_STYLES.get(text, "")))
-    console().print(grid)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 
 from vp_queue import config
-from vp_queue.cli import output
+from vp_queue.cli import hints, output, tables
 from vp_queue.cli.fleet import heartbeat, show_vps
 from vp_queue.operations import installation, supervision
 
@@ -79,15 +80,13 @@ def status_command(as_json: bool) -> None:
     daemon, ledger = answer["supervisord"], answer["ledger"]
     running = f"{daemon['state']}, pid {daemon['pid']}" if daemon else "not running (start it: vp up --detach)"
     keeper = f"last heartbeat {heartbeat(answer['keepers'])}" if answer["keepers"] else "none running"
-    output.fields(
+    tables.fields(
         [
-            (
-                "supervisord",
-                running,
-            ),
+            ("supervisord", running),
             ("keeper", keeper),
             ("ledger", ledger["path"] + ("" if ledger["exists"] else " (not there yet: vp init)")),
             ("", ledger["error"] and ledger["error"]["message"]),
+            ("configuration", hints.not_set_up()),
         ]
     )
     if answer["programs"]:
@@ -99,8 +98,15 @@ def status_command(as_json: bool) -> None:
 
 
 def _show_programs(programs: list[dict[str, Any]]) -> None:
-    output.table(
-        ("program", "state", "pid", "uptime", "log"),
-        ((p["name"], p["state"], p["pid"] or "–", output.duration(p["uptime_seconds"]), p["log"]) for p in programs),
+    tables.table(
+        ("program", "state", "pid", "uptime", "detail"),
+        ((p["name"], p["state"], p["pid"] or "–", output.duration(p["uptime_seconds"]), _detail(p)) for p in programs),
         last_column_folds=True,
     )
+    for folder in sorted({str(Path(p["log"]).parent) for p in programs}):
+        click.echo(f"Logs: {output.line(folder, 4_096)}/<program>.log")
+
+
+def _detail(program: dict[str, Any]) -> str:
+    """What supervisord says of a program that does not simply run."""
+    return "" if program["state"] == "RUNNING" else program["detail"] or ""

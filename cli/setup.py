@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from vp_queue.cli import output
+from vp_queue.cli import completing, output
 
 MARKS = {True: "✓", None: "!", False: "✗"}
 
@@ -31,9 +31,9 @@ def init_command(as_json: bool) -> None:
     for name in ("configuration", "token", "ledger"):
         click.echo(f"{'made' if name in made else 'kept':<5} {name:<14} {answer[name]}")
     click.echo("\nNext:")
-    click.echo(f"  edit {answer['configuration']}   give each VP its program")
-    click.echo("  vp doctor                     see what each VP still needs")
-    click.echo("  vp up --detach                start the keeper and the consumers")
+    click.echo("  in vp_queue.toml, give each VP its program")
+    click.echo("  vp doctor         see what each VP still needs")
+    click.echo("  vp up --detach    start the keeper and the consumers")
     click.echo('  vp dispatch vp.general.primary "…" --wait')
 
 
@@ -72,6 +72,7 @@ def doctor_command(as_json: bool) -> int:
       vp doctor
     """
     from vp_queue import config
+    from vp_queue.cli import tables
     from vp_queue.operations import doctor, supervision
 
     settings = config.load()
@@ -81,12 +82,12 @@ def doctor_command(as_json: bool) -> int:
         output.print_json({"ok": not failed, "checks": checks})
     else:
         rows = ((MARKS[c["ok"]], c["name"], c["detail"] + (f"\n→ {c['fix']}" if c["fix"] else "")) for c in checks)
-        output.table(("", "check", "finding"), rows, last_column_folds=True)
+        tables.table(("", tables.Column("check", least=20, folds=True), "finding"), rows, last_column_folds=True)
     return 1 if failed else 0
 
 
 @click.command("schema")
-@click.argument("tool", required=False)
+@click.argument("tool", required=False, shell_complete=completing.tool_names)
 @output.json_option
 def schema_command(tool: str | None, as_json: bool) -> None:
     """Print the JSON Schemas of a tool.
@@ -100,13 +101,14 @@ def schema_command(tool: str | None, as_json: bool) -> None:
     import json
 
     from vp_queue import tools
+    from vp_queue.cli import tables
 
     if tool is None:
         listed = [{"tool": d.name, "description": d.description} for d in tools.DEFINITIONS.values()]
         if as_json:
             output.print_json({"ok": True, "tools": listed})
         else:
-            output.table(
+            tables.table(
                 ("tool", "description"), ((t["tool"], t["description"]) for t in listed), last_column_folds=True
             )
     elif as_json:
@@ -121,8 +123,16 @@ def schema_command(tool: str | None, as_json: bool) -> None:
 def completion_command(shell: str, as_json: bool) -> None:
     """Print the shell's completion script.
 
+    It completes commands, options, VPs, missions, artifacts and statuses. bash needs version 4.4.
+
     \b
-    Example:
+    To have it in every new shell:
+      bash  echo 'eval "$(vp completion bash)"' >> ~/.bashrc
+      zsh   echo 'eval "$(vp completion zsh)"' >> ~/.zshrc   (after compinit)
+      fish  vp completion fish > ~/.config/fish/completions/vp.fish
+
+    \b
+    Example, for this shell only:
       eval "$(vp completion bash)"
     """
     from click.shell_completion import get_completion_class

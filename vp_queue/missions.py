@@ -2,35 +2,36 @@
 
 A dispatch is one transaction: the mission, its event, its idempotency key and Huey's queue row exist
 together or not at all, and the acknowledgement is sent after the commit.
+
+Huey, the executors and what reads files are imported by the use cases that need them: `vp list` starts without.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from vp_queue import clock, config
 from vp_queue.config import Profile, Settings
 from vp_queue.contracts import TERMINAL, Status, limits, views
 from vp_queue.contracts import requests as asked
 from vp_queue.errors import (
-    ArtifactNotFound,
     ExecutorUnavailable,
     IdempotencyConflict,
     NotRetryableState,
     ValidationError,
     VpDisabled,
 )
-from vp_queue.executors import registry
-from vp_queue.executors.base import Availability
-from vp_queue.ledger import database, fleet, inbox, queries, transitions, watch
+from vp_queue.ledger import database, inbox, queries, transitions
 from vp_queue.ledger.models import Mission
 from vp_queue.ledger.records import NewMission
-from vp_queue.queue import huey
-from vp_queue.worker.published import read_content
-from vp_queue.worker.target import resolve_target
 
+if TYPE_CHECKING:
+    from vp_queue.executors.base import Availability
+
+COMMANDS_ONLY: Final = 'only mission_type="command"'
 # A waiter looks at the ledger again this often even if no change was noticed.
 WAIT_SLICE_SECONDS: Final = 5.0
 
@@ -64,10 +65,11 @@ def dispatch(request: asked.DispatchMission) -> views.DispatchAnswer:
     settings = ready()
     profile = settings.profile(request.vp_id)
     digest = request.digest()
-    with database.read_transaction():
-        replay = _replay(settings, request.vp_id, request.idempotency_key, digest)
-    if replay is not None:
-        return views.DispatchAnswer(mission=replay, created=False)
+    if request.idempotency_key is not None:
+        with database.read_transaction():
+            replay = _replay(settings, request.vp_id, request.idempotency_key, digest)
+        if replay is not None:
+            return views.DispatchAnswer(mission=replay, created=False)
     new = NewMission(
         mission_id=clock.new_mission_id(),
         request_digest=digest,
@@ -94,6 +96,8 @@ def check_can_run(settings: Settings, profile: Profile, request: asked.DispatchM
                 field="constraints.command",
             )
     else:
+        from vp_queue.executors import registry
+
         available = registry.availability(profile.executor, profile.options)
         if not available.ok:
             raise ExecutorUnavailable(
@@ -103,6 +107,8 @@ def check_can_run(settings: Settings, profile: Profile, request: asked.DispatchM
             )
     if request.constraints.target_path is None:
         return None
+    from vp_queue.worker.target import resolve_target
+
     return str(resolve_target(request.constraints.target_path, profile.allowed_target_roots, forbidden(settings)))
 
 
@@ -112,6 +118,8 @@ def forbidden(settings: Settings) -> tuple[Path, ...]:
 
 
 def _accept(settings: Settings, new: NewMission) -> tuple[views.MissionView, bool]:
+    from vp_queue.queue import huey  # before the transaction, which must not wait for it
+
     with database.write_transaction() as tx:
         replay = _replay(settings, new.vp_id, new.idempotency_key, new.request_digest)
         if replay is not None:
@@ -167,6 +175,8 @@ def list_missions(request: asked.ListMissions) -> views.ListAnswer:
 def wait(request: asked.WaitMission) -> views.WaitAnswer:
     """Wait until the mission ends or needs input, or the time is up."""
     settings = ready()
+    from vp_queue.ledger import watch
+
     deadline = clock.monotonic() + request.timeout_seconds
     changes = watch.current()
     before: int | None = None
@@ -188,6 +198,8 @@ def wait(request: asked.WaitMission) -> views.WaitAnswer:
 
 def cancel(request: asked.CancelMission) -> views.CancelAnswer:
     """Cancel a mission; a running one ends as soon as its program is proved dead."""
+    from vp_queue.queue import huey  # before the transaction, which must not wait for it
+
     settings = ready()
     with database.write_transaction() as tx:
         queued = queries.mission_row(request.mission_id)
@@ -210,6 +222,7 @@ def retry(request: asked.RetryMission) -> views.RetryAnswer:
         raise NotRetryableState(
             f"Mission {old.id} is {old.status}; only a failed, cancelled or expired mission can be retried.",
             field="mission_id",
+            mission_id=old.id,
             status=old.status,
         )
     again = asked.DispatchMission(
@@ -237,51 +250,6 @@ def retry(request: asked.RetryMission) -> views.RetryAnswer:
     return views.RetryAnswer(mission=mission, created=created)
 
 
-def read_result(request: asked.ReadResultArtifacts) -> views.ReadAnswer:
-    """The result, and artifacts with as much content as fits ``max_bytes`` in all.
-
-    Raises:
-        ArtifactNotFound: a path asked for is none of the mission's artifacts.
-    """
-    settings = ready()
-    with database.read_transaction():
-        row = queries.mission_row(request.mission_id)
-        published = queries.artifacts(row.id, row.attempt) if row.status in TERMINAL else []
-    wanted = published
-    if request.paths is not None and row.status in TERMINAL:
-        by_path = {artifact.path: artifact for artifact in published}
-        missing = [path for path in request.paths if path not in by_path]
-        if missing:
-            raise ArtifactNotFound(
-                f"Mission {row.id} has no artifact {missing[0]!r}; call without paths to list what it has.",
-                field="paths",
-                path=missing[0],
-            )
-        wanted = [by_path[path] for path in dict.fromkeys(request.paths)]
-    shown, left = [], request.max_bytes
-    for artifact in wanted[: request.max_files]:
-        content = read_content(settings.workspaces_root, row.vp_id, row.id, artifact, artifact.attempt, left)
-        left -= content.bytes_used
-        shown.append(
-            queries.artifact_view(
-                artifact,
-                row.vp_id,
-                content=content.content,
-                encoding=content.encoding,
-                truncated=content.truncated,
-                problem=content.problem,
-            )
-        )
-    return views.ReadAnswer(
-        mission_id=row.id,
-        status=Status(row.status),
-        result=row.result if row.status in TERMINAL else None,
-        artifacts=shown,
-        files_total=len(published),
-        truncated=len(wanted) > len(shown) or any(artifact.truncated for artifact in shown),
-    )
-
-
 def read_events(request: asked.ReadEvents) -> views.EventsAnswer:
     """A reader's inbox: acknowledge, then what came after, waiting for a first event if asked to."""
     ready()
@@ -302,16 +270,21 @@ def events_after(
     *,
     source_session_id: str | None = None,
     mission_id: str | None = None,
+    types: Sequence[str] | None = None,
     wait_seconds: float = 0,
 ) -> list[views.EventView]:
     """The feed after a seq; waits up to ``wait_seconds`` for a first event."""
+    from vp_queue.ledger import watch
+
     ready()
     deadline = clock.monotonic() + wait_seconds
     changes = watch.current()
     while True:
         token = changes.token()
         with database.read_transaction():
-            events = queries.events_after(seq, limit, source_session_id=source_session_id, mission_id=mission_id)
+            events = queries.events_after(
+                seq, limit, source_session_id=source_session_id, mission_id=mission_id, types=types
+            )
         left = deadline - clock.monotonic()
         if events or left <= 0:
             return events
@@ -332,12 +305,26 @@ def vps() -> views.VpsAnswer:
         return views.VpsAnswer(vps=[_vp_view(profile) for profile in settings.vps.values()])
 
 
+def vp(vp_id: str) -> views.VpView:
+    """One configured VP.
+
+    Raises:
+        UnknownVp: there is none of this id.
+    """
+    profile = ready().profile(vp_id)
+    with database.read_transaction():
+        return _vp_view(profile)
+
+
 def availability(profile: Profile) -> Availability:
     """Whether a VP can run here; one that lacks its own program may still run missions' commands."""
+    from vp_queue.executors import registry
+    from vp_queue.executors.base import Availability
+
     found = registry.availability(profile.executor, profile.options)
     if found.ok or not profile.allow_commands:
         return found
-    return Availability(True, f'only mission_type="command"; for other missions: {found.reason}')
+    return Availability(True, f"{COMMANDS_ONLY}; for other missions: {found.reason}")
 
 
 def _vp_view(profile: Profile) -> views.VpView:
@@ -373,6 +360,8 @@ def resume(vp_id: str) -> views.VpView:
 
 
 def _set_paused(vp_id: str, paused: bool, reason: str | None) -> views.VpView:
+    from vp_queue.ledger import fleet
+
     profile = ready().profile(vp_id)
     with database.write_transaction() as tx:
         fleet.set_paused(tx, vp_id, paused, reason)

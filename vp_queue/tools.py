@@ -19,7 +19,7 @@ from typing import Any, Final, TypeVar
 
 import pydantic
 
-from vp_queue import clock, missions
+from vp_queue import clock, missions, missions_artifacts
 from vp_queue.contracts import requests, views
 from vp_queue.errors import InternalError, ValidationError, VpError
 
@@ -140,7 +140,9 @@ def _explained(error: pydantic.ValidationError, names: list[str], arguments: dic
             # A rule over several keys begins its message with the key it is about.
             key, _, rest = message.partition(": ")
             path, message = ([*path, key], rest) if rest and key.replace(".", "").isidentifier() else (path, message)
-        if item["type"] == "extra_forbidden":
+        if item["type"] in ("too_short", "string_too_short"):  # there is no other least length
+            message = "must not be empty"
+        elif item["type"] == "extra_forbidden":
             known = f"; known: {', '.join(names)}" if len(path) == 1 else ""
             message = f"is not known here{known}"
         found.append({"field": _printable(".".join(path)), "message": message})
@@ -168,7 +170,7 @@ vp_list_missions = _tool("vp_list_missions", requests.ListMissions, views.ListAn
 vp_wait_mission = _tool("vp_wait_mission", requests.WaitMission, views.WaitAnswer, missions.wait)
 vp_cancel_mission = _tool("vp_cancel_mission", requests.CancelMission, views.CancelAnswer, missions.cancel)
 vp_read_result_artifacts = _tool(
-    "vp_read_result_artifacts", requests.ReadResultArtifacts, views.ReadAnswer, missions.read_result
+    "vp_read_result_artifacts", requests.ReadResultArtifacts, views.ReadAnswer, missions_artifacts.read_result
 )
 vp_retry_mission = _tool("vp_retry_mission", requests.RetryMission, views.RetryAnswer, missions.retry)
 vp_read_events = _tool("vp_read_events", requests.ReadEvents, views.EventsAnswer, missions.read_events)

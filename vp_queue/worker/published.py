@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import os
+import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -37,6 +40,38 @@ class Content:
     truncated: bool
     problem: Literal["changed", "missing"] | None
     bytes_used: int
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """An open artifact, at its beginning, that has been found to be what was published.
+
+    Attributes:
+        descriptor: whoever opened it closes it.
+        path: relative to work_products/.
+        size: in bytes, as recorded.
+        sha256: as recorded.
+        media_type: a guess from name and content.
+    """
+
+    descriptor: int
+    path: str
+    size: int
+    sha256: str
+    media_type: str
+
+    def pieces(self) -> Iterator[bytes]:
+        """Its bytes, once.
+
+        Raises:
+            ArtifactNotFound: after the last, if somebody wrote to the file meanwhile.
+        """
+        digest = hashlib.sha256()
+        for piece in confined.chunks(self.descriptor, self.size):
+            digest.update(piece)
+            yield piece
+        if digest.hexdigest() != self.sha256:
+            raise ArtifactNotFound(f"{self.path} was changed while it was read.", field="path")
 
 
 def read_content(root: Path, vp_id: str, mission_id: str, artifact: Stored, attempt: int, max_bytes: int) -> Content:
@@ -75,7 +110,7 @@ def read_content(root: Path, vp_id: str, mission_id: str, artifact: Stored, atte
 def open_artifact(
     root: Path, vp_id: str, mission_id: str, attempt: int, path: str, expected: Stored | None = None
 ) -> int:
-    """Open an artifact to hand out its raw bytes (HTTP, ``vp artifacts --save``).
+    """Open an artifact to hand out its raw bytes (HTTP, ``vp artifacts``).
 
     Args:
         root: the workspaces root.
@@ -95,7 +130,7 @@ def open_artifact(
     try:
         opened = _open_published(root, vp_id, mission_id, attempt, path)
     except (OSError, ValueError) as error:
-        raise ArtifactNotFound(field="path") from error
+        raise ArtifactNotFound("The file is gone, or a link or special file by now.", field="path") from error
     try:
         if expected is None and os.fstat(opened).st_nlink != 1:
             raise ArtifactNotFound("The file has a second (hard) link by now; it is not handed out.", field="path")
@@ -129,3 +164,36 @@ def _verified_head(opened: int, expected: Stored, keep_bytes: int) -> bytes | No
         digest.update(piece)
         head += piece[: max(0, keep_bytes - len(head))]
     return bytes(head) if digest.hexdigest() == expected.sha256 else None
+
+
+def copy_into(folder: Path, source: PublishedFile, *, replace: bool) -> None:
+    """Copy an artifact to its path below a folder, which is made if need be.
+
+    The copy gets its name once it is whole and verified, and no link below the folder is followed.
+
+    Raises:
+        FileExistsError: the name is taken, and ``replace`` is not set.
+        OSError: it cannot be written.
+        ArtifactNotFound: somebody wrote to the artifact meanwhile.
+    """
+    *parents, name = source.path.split("/")
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        place = stack.enter_context(closing(confined.open_trusted(folder)))
+        for parent in parents:
+            place = stack.enter_context(closing(confined.make_folder(place, parent, new=False)))
+        temporary = f".vp-{secrets.token_hex(8)}.new"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(temporary, flags, 0o666, dir_fd=place), "wb") as file:
+            try:
+                for piece in source.pieces():
+                    file.write(piece)
+                file.flush()
+                if replace:
+                    os.rename(temporary, name, src_dir_fd=place, dst_dir_fd=place)
+                else:
+                    # link() is the rename that refuses to replace.
+                    os.link(temporary, name, src_dir_fd=place, dst_dir_fd=place, follow_symlinks=False)
+            finally:
+                with contextlib.suppress(FileNotFoundError):  # renamed
+                    os.unlink(temporary, dir_fd=place)

@@ -9,46 +9,14 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-import click
 import pytest
 
 from tests.harness import CODER, GENERAL, Home
-from vp_queue.cli.main import COMMANDS, run, vp
+from tests.unit.cli.driver import UNKNOWN, Cli
+from vp_queue.cli.main import COMMANDS, vp
 
 SLEEP = json.dumps({"command": ["sleep", "0"]})
-UNKNOWN = "m-0000000000-00000000000"
-
-
-class Cli:
-    """Runs ``vp`` in this process and takes what it printed."""
-
-    def __init__(self, captured: pytest.CaptureFixture[str]) -> None:
-        self._captured = captured
-
-    def __call__(self, *args: str) -> tuple[int, str, str]:
-        self._captured.readouterr()
-        code = run(list(args))
-        out, err = self._captured.readouterr()
-        return code, out, err
-
-    def json(self, *args: str) -> tuple[int, dict[str, Any]]:
-        """The one document that ``--json`` prints."""
-        code, out, _ = self(*args, "--json")
-        assert out.count("\n") == 1, out
-        return code, json.loads(out)
-
-    def dispatched(self, *args: str) -> str:
-        code, answer = self.json("dispatch", GENERAL, "an objective", *args)
-        assert code == 0, answer
-        mission_id: str = answer["mission"]["mission_id"]
-        return mission_id
-
-
-@pytest.fixture
-def cli(home: Home, capsys: pytest.CaptureFixture[str]) -> Cli:
-    return Cli(capsys)
 
 
 def test_help_of_the_group_imports_no_library() -> None:
@@ -65,16 +33,12 @@ def test_help_of_the_group_imports_no_library() -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_each_command_has_json_an_example_and_the_line_the_group_shows(name: str) -> None:
+def test_the_line_that_the_group_shows_is_the_commands_own(name: str) -> None:
     command = vp.get_command(None, name)  # type: ignore[arg-type]  no context is needed
     assert command is not None
     assert command.name == name
     assert command.help is not None
     assert command.help.splitlines()[0] == COMMANDS[name][1]
-    assert "Example" in command.help
-    assert f"vp {name}" in command.help
-    for each in command.commands.values() if isinstance(command, click.Group) else [command]:
-        assert "as_json" in {parameter.name for parameter in each.params}
 
 
 def test_dispatch_prints_the_tools_json_and_hands_everything_on(cli: Cli, tmp_path: Path) -> None:
@@ -222,6 +186,11 @@ def test_events_page_and_filter(cli: Cli) -> None:
     assert [event["mission_id"] for event in answer["events"]] == [first]
     _, answer = cli.json("events", "--since", str(answer["next_after"]))
     assert [event["mission_id"] for event in answer["events"]] == [second]
+    _, answer = cli.json("events", "--type", "mission.cancelled", "--since", "0")
+    assert answer["events"] == []
+    cli("cancel", first)
+    _, answer = cli.json("events", "--type", "mission.cancelled", "--type", "mission.failed")
+    assert [event["mission_id"] for event in answer["events"]] == [first]
     _, answer = cli.json("events", "--mission", first)
     assert {event["mission_id"] for event in answer["events"]} == {first}
 
@@ -248,13 +217,6 @@ def test_schema_is_the_tools_own(cli: Cli) -> None:
     assert {"tool", "description", "arguments", "answer", "error"} <= answer.keys()
     assert "timeout_seconds" in answer["arguments"]["properties"]
     assert "vp_wait_mission" in {each["tool"] for each in cli.json("schema")[1]["tools"]}
-
-
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion(cli: Cli, shell: str) -> None:
-    code, out, _ = cli("completion", shell)
-    assert code == 0
-    assert "_VP_COMPLETE" in out
 
 
 def test_init_makes_everything_private_and_keeps_what_exists(

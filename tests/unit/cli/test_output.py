@@ -7,7 +7,7 @@ import json
 import pytest
 
 from vp_queue import errors
-from vp_queue.cli import output
+from vp_queue.cli import output, tables
 
 
 @pytest.mark.parametrize(
@@ -35,10 +35,13 @@ def test_clean_leaves_text_only(hostile: str, shown: str) -> None:
 def test_a_line_is_one_line_and_bounded() -> None:
     assert output.line("a\nb\x1b[2J  c") == "a b c"
     assert output.line("x" * 300, 10) == "x" * 9 + "…"
+    assert output.line("日本語の文章", 12) == "日本語の文章"
+    assert output.line("日本語の文章", 8) == "日本語…"
+    assert output.line("日本語の文章", 9) == "日本語の…"
 
 
 def test_tables_print_markup_as_text_at_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
-    output.table(("id", "status", "objective"), [("m-1", "failed", "[red]x[/red] \x1b[2J" + "y" * 200)])
+    tables.table(("id", "status", "objective"), [("m-1", "failed", "[red]x[/red] \x1b[2J" + "y" * 200)])
     printed = capsys.readouterr().out
     assert "[red]x[/red]" in printed
     assert "\x1b" not in printed

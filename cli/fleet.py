@@ -141,8 +141,10 @@ def state(vp: dict[str, Any]) -> str:
         words.append(f"{vp['needs_input']} need input")
     if not vp["available"]["ok"]:
         words.append("cannot run: see vp doctor")
-    elif vp["available"]["reason"]:
+    elif (vp["available"]["reason"] or "").startswith(missions.COMMANDS_ONLY):
         words.append("commands only")
+    elif vp["available"]["reason"]:
+        words.append(vp["available"]["reason"])
     if vp["enabled"] and not vp["workers"]:
         words.append("no worker: vp up --detach")
     return output.line("; ".join(words) or "ready", 400)

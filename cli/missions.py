@@ -1,4 +1,7 @@
-"""get, list, wait, cancel, retry."""
+"""get, list, wait, cancel, retry.
+
+What prints for people is imported by what prints: `vp list --json` starts without.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,8 @@ from typing import Final
 import click
 
 from vp_queue import tools
-from vp_queue.cli import completing, following, hints, output, tables
+from vp_queue.cli import completing, output
 from vp_queue.cli.options import Seconds, given
-from vp_queue.cli.showing import show_attempts, show_events, show_mission, took
-from vp_queue.cli.tables import Column
 from vp_queue.contracts import Status, limits
 
 WAIT_SECONDS: Final = 45.0
@@ -31,13 +32,15 @@ def get_command(mission_id: str, events_limit: int | None, as_json: bool) -> Non
     if as_json:
         output.print_json(answer)
         return
-    show_mission(answer["mission"])
+    from vp_queue.cli import showing
+
+    showing.show_mission(answer["mission"])
     if answer["attempts"]:
         click.echo()
-        show_attempts(answer["attempts"])
+        showing.show_attempts(answer["attempts"])
     if answer["events"]:
         click.echo()
-        show_events(answer["events"])
+        showing.show_events(answer["events"])
 
 
 @click.command("list")
@@ -69,14 +72,10 @@ def list_command(
     if as_json:
         output.print_json(answer)
         return
+    from vp_queue.cli import hints, showing
+
     if answer["missions"]:
-        tables.table(
-            ("mission", Column("VP", least=18), "status", "age", Column("took", optional=True), "objective"),
-            (
-                (m["mission_id"], m["vp_id"], m["status"], output.age(m["created_at"]), took(m), m["objective"])
-                for m in answer["missions"]
-            ),
-        )
+        showing.show_missions(answer["missions"])
     elif vp_id or status or session:
         click.echo("No such missions. All: vp list   The VPs: vp vps")
     else:
@@ -113,12 +112,16 @@ def wait_command(mission_id: str, timeout_seconds: float | None, as_json: bool) 
     elif answer["timed_out"]:
         click.echo(f"Still {answer['mission']['status']}; it goes on. Wait longer: vp wait {mission_id} --timeout 3600")
     else:
-        show_mission(answer["mission"], brief=True)
+        from vp_queue.cli import showing
+
+        showing.show_mission(answer["mission"], brief=True)
     return output.outcome_code(answer["mission"], answer["timed_out"])
 
 
 def _waited(mission_id: str, timeout: dict[str, float]) -> float:
     """Show progress where the terminal can; returns how long is left to wait."""
+    from vp_queue.cli import following, hints
+
     mission = output.checked(tools.vp_get_mission(mission_id=mission_id, events_limit=0))["mission"]
     seconds = timeout.get("timeout_seconds", WAIT_SECONDS)
     if not mission["terminal"] and output.can_redraw():

@@ -108,6 +108,17 @@ def ended(attempt: dict[str, Any]) -> str:
     return "–" if attempt["exit_code"] is None else str(attempt["exit_code"])
 
 
+def show_missions(missions: list[dict[str, Any]]) -> None:
+    """A list of missions for people."""
+    tables.table(
+        ("mission", Column("VP", least=18), "status", "age", Column("took", optional=True), "objective"),
+        (
+            (m["mission_id"], m["vp_id"], m["status"], output.age(m["created_at"]), took(m), m["objective"])
+            for m in missions
+        ),
+    )
+
+
 def took(mission: dict[str, Any]) -> str:
     """How long a mission has worked."""
     return output.duration(mission["duration_seconds"])

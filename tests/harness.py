@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from vp_queue import tools
 
 BIN = Path(sys.executable).parent
+ROOT = Path(__file__).parents[1]
 GENERAL, CODER = "vp.general.primary", "vp.coder.primary"
 T = TypeVar("T")
 
@@ -78,12 +79,17 @@ class Home:
         folder = vp_id.replace(".", "_") + "_external"
         return self.path / "AGENT_RUN_WORKSPACES" / folder / mission_id / f"attempt-{attempt}"
 
-    def start(self, *argv: str, **extra: str) -> subprocess.Popen[bytes]:
-        """Start a program of this environment's bin; its output goes to a log in VP_HOME."""
+    def start(self, *argv: str, mutants: str = "", **extra: str) -> subprocess.Popen[bytes]:
+        """Start a program of this environment's bin; its output goes to a log in VP_HOME.
+
+        Args:
+            mutants: guards to remove in it (``tests.mutants``), separated by commas.
+        """
         log = (self.path / f"test-{Path(argv[0]).name}-{len(self.processes)}.log").open("wb")
+        wrapper = [sys.executable, "-m", "tests.mutants", mutants, argv[0]] if mutants else [str(BIN / argv[0])]
         process = subprocess.Popen(
-            [str(BIN / argv[0]), *argv[1:]],
-            env={**self.environment, **extra},
+            [*wrapper, *argv[1:]],
+            env={**self.environment, **({"PYTHONPATH": str(ROOT)} if mutants else {}), **extra},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -93,15 +99,15 @@ class Home:
         self.processes.append(process)
         return process
 
-    def consumer(self, vp_id: str = GENERAL) -> subprocess.Popen[bytes]:
+    def consumer(self, vp_id: str = GENERAL, *, mutants: str = "") -> subprocess.Popen[bytes]:
         """A real huey_consumer for a VP, once it has registered as a worker."""
-        process = self.start("huey_consumer", "vp_queue.tasks.app.huey", VP_ID=vp_id)
+        process = self.start("huey_consumer", "vp_queue.tasks.app.huey", mutants=mutants, VP_ID=vp_id)
         until(lambda: process.pid in worker_pids(vp_id) or exited(process), f"consumer of {vp_id} registered")
         return process
 
-    def keeper(self) -> subprocess.Popen[bytes]:
+    def keeper(self, *, mutants: str = "") -> subprocess.Popen[bytes]:
         """A real keeper."""
-        return self.start("vp", "keeper")
+        return self.start("vp", "keeper", mutants=mutants)
 
     def logs(self) -> str:
         """Everything the started processes printed."""

@@ -89,6 +89,7 @@ class Profile(BaseModel):
         cancel_grace_seconds: between SIGTERM and SIGKILL. At most 20: supervisord kills a consumer
             30 seconds after its TERM, and the tree must be proved dead within them.
         max_releases: orderly stops that one mission survives.
+        max_processes: processes and threads of one attempt at most, where a cgroup can hold them; 0 = no limit.
         env_allow: variables of the worker that the program sees.
         retry_backoff_seconds: the wait before the second charged attempt, doubled for each later one.
         options: the executor's own keys; JSON-able.
@@ -110,6 +111,7 @@ class Profile(BaseModel):
     stall_after_seconds: Seconds = 600.0
     cancel_grace_seconds: float = Field(default=5.0, ge=0, le=20)
     max_releases: int = Field(default=3, ge=0, le=1_000)
+    max_processes: int = Field(default=4_096, ge=0, le=4_194_304)  # PID_MAX_LIMIT
     env_allow: Annotated[tuple[VariableName, ...], BeforeValidator(_as_tuple)] = ("PATH", "LANG", "HOME")
     retry_backoff_seconds: float = Field(default=5.0, ge=0, le=DURATION_SECONDS)
     options: dict[str, object] = Field(default_factory=dict)

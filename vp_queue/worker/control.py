@@ -129,6 +129,7 @@ class ProgramControl:
             marker=f"{claim.mission_id}.{claim.attempt}",
             pass_fds=(report_fd,),
             redact=self.reported.secrets,
+            max_processes=self._profile.max_processes,
         )
         try:
             launched = process.launch(program)

@@ -14,6 +14,8 @@ import fcntl
 import os
 import signal
 
+from vp_queue.worker import cgroups
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -64,11 +66,11 @@ def fork_into(cgroup: str) -> int | None:
     return pid if pid >= 0 else None
 
 
-def fork_gated(spec: dict[str, Any], cgroup: str | None) -> tuple[int, bool, int, int, int]:
+def fork_gated(spec: dict[str, Any], groups: cgroups.Cgroups) -> tuple[int, bool, int, int, int]:
     """Fork the child that waits at the gate.
 
     Returns:
-        its pid, whether it was born in the cgroup, the gate's write end, the read ends of output and errors.
+        its pid, whether it was born in its cgroup v2, the gate's write end, the read ends of output and errors.
         The launcher keeps no copy of the program's own descriptors, so whoever reads them sees end-of-file in time.
     """
     gate_reader, gate = os.pipe()
@@ -77,10 +79,12 @@ def fork_gated(spec: dict[str, Any], cgroup: str | None) -> tuple[int, bool, int
     # Blocked across the fork: the launcher's handlers must not run in the child.
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     launcher = os.getpid()
-    born = fork_into(cgroup) if cgroup else None
+    born = fork_into(groups.tree) if groups.tree else None
     pid = os.fork() if born is None else born
     if pid == 0:
         try:
+            if groups.pids:
+                cgroups.enter(groups.pids)  # the launcher looks whether it did
             _become_program(spec, launcher, gate_reader, output_writer, errors_writer)
         finally:
             os._exit(127)

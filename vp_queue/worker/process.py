@@ -54,7 +54,8 @@ class Program:
             :func:`launch`, or readers of the other end never see end-of-file.
         stdin_fd: the program's standard input; None = /dev/null. The caller closes its copy.
         stdout_fd: the program's standard output; None = the log, with stderr. The caller closes its copy.
-        use_cgroup: try to run the tree in a cgroup v2 of its own.
+        use_cgroup: try to run the tree in cgroups of its own.
+        max_processes: processes and threads of the tree at most, where a cgroup can hold them; 0 = no limit.
         output_limit_bytes: the tree is ended once it has printed more.
         log_head_bytes, log_tail_bytes: how much of beginning and end of the log is kept.
         redact: values that never reach the log, longest first.
@@ -69,6 +70,7 @@ class Program:
     stdin_fd: int | None = None
     stdout_fd: int | None = None
     use_cgroup: bool = True
+    max_processes: int = 0
     output_limit_bytes: int = limits.OUTPUT_BYTES
     log_head_bytes: int = limits.LOG_HEAD_BYTES
     log_tail_bytes: int = limits.LOG_TAIL_KEPT_BYTES
@@ -90,6 +92,7 @@ class Exit:
         error: why the program never started, or what became of its launcher; else None.
         output_limit: it was ended because it printed too much.
         launcher_lost: its launcher died or went deaf; it was ended for that.
+        process_limit: it was refused a process, because it had as many as it may.
     """
 
     code: int | None
@@ -101,6 +104,7 @@ class Exit:
     error: str | None
     output_limit: bool = False
     launcher_lost: bool = False
+    process_limit: bool = False
 
 
 class _NoAnswer(Exception):
@@ -324,5 +328,6 @@ def _specification(program: Program) -> tuple[dict[str, Any], list[int]]:
         "output_limit_bytes": program.output_limit_bytes,
         "marker": program.marker,
         "use_cgroup": program.use_cgroup,
+        "max_processes": program.max_processes,
         "redact": list(program.redact),
     }, fds

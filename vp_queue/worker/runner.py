@@ -172,8 +172,15 @@ class AttemptRunner:
         return redacted(text, self._control.reported.secrets) if self._control else text
 
     def _failed(self, code: FailureCode, message: str, exit_code: int | None = None) -> Verdict:
+        if self._process_limit_reached():
+            message += (
+                f" It was refused processes: it had max_processes of its profile ({self._profile.max_processes})."
+            )
         message = clean(self._safe(message), limits.FAILURE_MESSAGE_CHARS)
         return Verdict(failure=Failure(code, message, exit_code, self._log_tail()))
+
+    def _process_limit_reached(self) -> bool:
+        return self._control is not None and self._control.exit is not None and self._control.exit.process_limit
 
     def _log_tail(self) -> str | None:
         if self._control is None or self._control.exit is None or self._workspace is None:
@@ -254,6 +261,7 @@ class AttemptRunner:
             "vp_id": self._claim.vp_id,
             "outcome": outcome,
             "failure": asdict(verdict.failure) if verdict.failure else None,
+            "process_limit_reached": self._process_limit_reached(),
             "written_at": clock.as_text(clock.now()),
             **asdict(ending),
         }

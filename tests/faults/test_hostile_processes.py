@@ -110,7 +110,8 @@ def test_a_fork_bomb_is_held_and_a_cancel_ends_it(home: Home, bomb: str) -> None
     assert ended(mission_id)["status"] == "cancelled"
     assert alive_with_environment("VP_MISSION_ID", mission_id) == []
     assert receipt(home, mission_id)["process_limit_reached"] is True
-    assert groups and not any(os.path.exists(path) for path in groups)
+    assert groups
+    assert not any(os.path.exists(path) for path in groups)
     check(home, mission_id, beside)
 
 

@@ -42,3 +42,34 @@ def nothing_redacted() -> None:
     from vp_queue.worker import control
 
     control.secrets_of = lambda environment: ()
+
+
+@mutant
+def no_user_switch() -> None:
+    """``run_as`` prepares everything, but the program keeps the worker's rights."""
+    from vp_queue.worker import process
+
+    honest = process._specification
+
+    def unchanged(program: process.Program) -> tuple[dict[str, Any], list[int]]:
+        specification, fds = honest(program)
+        return {**specification, "account": None}, fds
+
+    process._specification = unchanged
+
+
+@mutant
+def any_owner() -> None:
+    """Whatever a program moved into ``work_products/`` is published, whoever owns it."""
+    from vp_queue.worker import artifacts
+
+    honest = artifacts.collect
+    artifacts.collect = lambda folder, *, owner_uid: honest(folder)  # type: ignore[misc]
+
+
+@mutant
+def workspace_left_open() -> None:
+    """An attempt's folder stays shared after its program has ended."""
+    from vp_queue.worker import runner
+
+    runner.take_back = lambda path: None

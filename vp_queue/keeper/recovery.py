@@ -33,7 +33,7 @@ from vp_queue.queue import huey, storage
 from vp_queue.worker import log
 from vp_queue.worker.supervised import end_with_supervisord
 from vp_queue.worker.tree import TreeIdentity, end_tree
-from vp_queue.worker.workspace import attempt_path
+from vp_queue.worker.workspace import attempt_path, take_back
 
 logger = logging.getLogger("vp_queue.keeper")
 
@@ -169,6 +169,9 @@ class Keeper:
 
     def _lose(self, claim: Claim, reason: str, *, overlap_possible: bool) -> Mission | None:
         profile = self._profile(claim.vp_id)
+        path = attempt_path(self._settings.workspaces_root, claim.vp_id, claim.mission_id, claim.attempt)
+        with contextlib.suppress(OSError):
+            take_back(path)
         tail = self._log_tail(claim)
         with database.write_transaction() as tx:
             mission = transitions.lose(

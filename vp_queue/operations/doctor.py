@@ -269,8 +269,9 @@ def _vp(settings: Settings, profile: Profile) -> Iterator[Check]:
     if not profile.enabled:
         yield check(name, None, "disabled", f"To use it, set enabled = true in {settings.config_path}")
         return
-    available = missions.availability(profile)
-    runs = f"executor {profile.executor}, {profile.concurrency} at once"
+    available = missions.availability(settings, profile)
+    whom = f" as user {profile.run_as}" if profile.run_as else ""
+    runs = f"executor {profile.executor}{whom}, {profile.concurrency} at once"
     if available.ok and (available.reason or "").startswith(missions.COMMANDS_ONLY):
         yield check(name, None, f"{runs}: commands of missions only", available.reason)
     elif available.ok and available.reason:

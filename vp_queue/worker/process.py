@@ -17,7 +17,7 @@ import select
 import socket
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from vp_queue import clock
 from vp_queue.contracts import limits
 from vp_queue.errors import InternalError
 from vp_queue.worker import standby
+from vp_queue.worker.account import Account
 from vp_queue.worker.standby import Launcher
 from vp_queue.worker.tree import TreeIdentity, end_tree
 
@@ -59,6 +60,7 @@ class Program:
         output_limit_bytes: the tree is ended once it has printed more.
         log_head_bytes, log_tail_bytes: how much of beginning and end of the log is kept.
         redact: values that never reach the log, longest first.
+        account: the user whose rights it gets, for good, before it starts; None = those of the worker.
     """
 
     argv: tuple[str, ...]
@@ -75,6 +77,7 @@ class Program:
     log_head_bytes: int = limits.LOG_HEAD_BYTES
     log_tail_bytes: int = limits.LOG_TAIL_KEPT_BYTES
     redact: tuple[str, ...] = ()
+    account: Account | None = None
 
 
 @dataclass(frozen=True)
@@ -330,4 +333,5 @@ def _specification(program: Program) -> tuple[dict[str, Any], list[int]]:
         "use_cgroup": program.use_cgroup,
         "max_processes": program.max_processes,
         "redact": list(program.redact),
+        "account": asdict(program.account) if program.account else None,
     }, fds

@@ -8,7 +8,6 @@ are not.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 

@@ -19,6 +19,7 @@ from vp_queue.contracts.limits import DURATION_SECONDS, NAME_CHARS
 from vp_queue.contracts.paths import has_control_characters
 
 VP_ID: Final = re.compile(r"vp\.[a-z0-9][a-z0-9_.-]{0,80}")
+USER_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?")
 VP_ID_FORM: Final = 'a VP id is "vp." and up to 81 of a-z 0-9 _ . -, without ".." and with no "." at its end'
 
 
@@ -89,6 +90,9 @@ class Profile(BaseModel):
         cancel_grace_seconds: between SIGTERM and SIGKILL. At most 20: supervisord kills a consumer
             30 seconds after its TERM, and the tree must be proved dead within them.
         max_releases: orderly stops that one mission survives.
+        max_processes: processes and threads of one attempt at most, where a cgroup can hold them; 0 = no limit.
+        run_as: the Unix user whose rights the program has; None = the worker's. Whether it exists is asked at
+            dispatch, since the file may be read where it does not.
         env_allow: variables of the worker that the program sees.
         retry_backoff_seconds: the wait before the second charged attempt, doubled for each later one.
         options: the executor's own keys; JSON-able.
@@ -110,6 +114,8 @@ class Profile(BaseModel):
     stall_after_seconds: Seconds = 600.0
     cancel_grace_seconds: float = Field(default=5.0, ge=0, le=20)
     max_releases: int = Field(default=3, ge=0, le=1_000)
+    run_as: str | None = None
+    max_processes: int = Field(default=4_096, ge=0, le=4_194_304)  # PID_MAX_LIMIT
     env_allow: Annotated[tuple[VariableName, ...], BeforeValidator(_as_tuple)] = ("PATH", "LANG", "HOME")
     retry_backoff_seconds: float = Field(default=5.0, ge=0, le=DURATION_SECONDS)
     options: dict[str, object] = Field(default_factory=dict)
@@ -126,6 +132,15 @@ class Profile(BaseModel):
     def _check_title(cls, value: str) -> str:
         if has_control_characters(value):
             raise ValueError("a title is one line without control characters")
+        return value
+
+    @field_validator("run_as")
+    @classmethod
+    def _check_run_as(cls, value: str | None) -> str | None:
+        if value is not None and not USER_NAME.fullmatch(value):
+            raise ValueError("give the name of a Unix user, such as vp-coder")
+        if value == "root":
+            raise ValueError("root protects nothing; name another user, or leave run_as out")
         return value
 
     @field_validator("default_timeout_seconds")

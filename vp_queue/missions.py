@@ -89,6 +89,13 @@ def check_can_run(settings: Settings, profile: Profile, request: asked.DispatchM
         raise VpDisabled(f"{profile.vp_id} is disabled; set enabled = true in {settings.config_path}.", field="vp_id")
     if request.expires_at is not None and request.expires_at <= clock.now():
         raise ValidationError("expires_at lies in the past; the mission could never start.", field="expires_at")
+    obstacle = _run_as_obstacle(settings, profile)
+    if obstacle is not None:
+        raise ExecutorUnavailable(
+            f"{profile.vp_id} cannot run: {obstacle}. `vp doctor` shows what each VP needs.",
+            field="vp_id",
+            executor=profile.executor,
+        )
     if request.mission_type == "command":
         if not profile.allow_commands:
             raise ValidationError(
@@ -110,7 +117,20 @@ def check_can_run(settings: Settings, profile: Profile, request: asked.DispatchM
         return None
     from vp_queue.worker.target import resolve_target
 
-    return str(resolve_target(request.constraints.target_path, profile.allowed_target_roots, forbidden(settings)))
+    target = resolve_target(request.constraints.target_path, profile.allowed_target_roots, forbidden(settings))
+    if profile.run_as is not None:
+        from vp_queue.worker.account import Account
+
+        Account.named(profile.run_as).check_target(target)
+    return str(target)
+
+
+def _run_as_obstacle(settings: Settings, profile: Profile) -> str | None:
+    if profile.run_as is None:
+        return None
+    from vp_queue.worker.account import obstacle
+
+    return obstacle(profile, settings)
 
 
 def forbidden(settings: Settings) -> tuple[Path, ...]:
@@ -318,11 +338,14 @@ def vp(vp_id: str) -> views.VpView:
         return _vp_view(settings, profile)
 
 
-def availability(profile: Profile) -> Availability:
+def availability(settings: Settings, profile: Profile) -> Availability:
     """Whether a VP can run here; one that lacks its own program may still run missions' commands."""
     from vp_queue.executors import registry
     from vp_queue.executors.base import Availability
 
+    obstacle = _run_as_obstacle(settings, profile)
+    if obstacle is not None:
+        return Availability(False, obstacle)
     found = registry.availability(profile.executor, profile.options)
     if found.ok or not profile.allow_commands:
         return found
@@ -336,7 +359,7 @@ def _current(settings: Settings, profile: Profile | None) -> queries.Current:
 def _vp_view(settings: Settings, profile: Profile) -> views.VpView:
     decided = queries.agent_row(profile.vp_id)
     depths = queries.depths(profile.vp_id)
-    available = availability(profile)
+    available = availability(settings, profile)
     return views.VpView(
         vp_id=profile.vp_id,
         title=profile.title,

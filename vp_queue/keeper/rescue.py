@@ -10,6 +10,7 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from enum import StrEnum
+from pathlib import Path
 from typing import Final
 
 from vp_queue import clock
@@ -22,7 +23,7 @@ from vp_queue.ledger.models import Mission
 from vp_queue.ledger.records import Claim, Ending
 from vp_queue.worker import log
 from vp_queue.worker.tree import TreeIdentity, end_tree
-from vp_queue.worker.workspace import attempt_path
+from vp_queue.worker.workspace import attempt_path, take_back
 
 logger = logging.getLogger("vp_queue.keeper")
 
@@ -91,7 +92,10 @@ class Rescuer:
 
     def _lose(self, claim: Claim, reason: str, *, overlap_possible: bool) -> Mission | None:
         profile = self._profile(claim.vp_id)
-        tail = self._log_tail(claim)
+        path = attempt_path(self._settings.workspaces_root, claim.vp_id, claim.mission_id, claim.attempt)
+        with contextlib.suppress(OSError):
+            take_back(path)
+        tail = _log_tail(path)
         with database.write_transaction() as tx:
             mission = transitions.lose(
                 tx,
@@ -112,12 +116,12 @@ class Rescuer:
         except UnknownVp:
             return None  # removed from the configuration while its mission ran
 
-    def _log_tail(self, claim: Claim) -> str | None:
-        path = attempt_path(self._settings.workspaces_root, claim.vp_id, claim.mission_id, claim.attempt)
-        try:
-            return log.log_tail(path, limits.LOG_TAIL_BYTES).decode("utf-8", "replace").replace("\0", "") or None
-        except OSError:
-            return None
+
+def _log_tail(workspace: Path) -> str | None:
+    try:
+        return log.log_tail(workspace, limits.LOG_TAIL_BYTES).decode("utf-8", "replace").replace("\0", "") or None
+    except OSError:
+        return None
 
 
 def died(suspect: Suspect) -> bool:

@@ -20,7 +20,7 @@ from vp_queue.config import Profile, Settings
 from vp_queue.errors import VpError
 from vp_queue.executors import model_local
 from vp_queue.ledger import database, locks, schema
-from vp_queue.worker import procfs
+from vp_queue.worker import cgroups
 
 Check = dict[str, Any]
 
@@ -47,7 +47,14 @@ def examine(settings: Settings, supervised: Mapping[str, Any]) -> list[Check]:
     Args:
         supervised: ``supervision.report``.
     """
-    checks = [*_versions(), *_home(settings), *_ledger(settings), _cgroup(), *_processes(settings, supervised)]
+    checks = [
+        *_versions(),
+        *_home(settings),
+        *_ledger(settings),
+        _cgroup(),
+        _process_limit(),
+        *_processes(settings, supervised),
+    ]
     checks.append(_local_model())
     for profile in settings.vps.values():
         checks += _vp(settings, profile)
@@ -187,8 +194,19 @@ def _write_lock(path: Path) -> Check:
 # --- processes ----------------------------------------------------------------------------------
 
 
+def _process_limit() -> Check:
+    place = cgroups.limit_in_force()
+    return check(
+        "process limit",
+        None if place is None else True,
+        "max_processes binds nobody: no pids controller to write to" if place is None else f"max_processes, by {place}",
+        "A fork bomb is ended at cancel or time-out only. To have it held: run under systemd with Delegate=yes and "
+        "DelegateSubgroup=vp-queue, limit the container (docker run --pids-limit), or run as root.",
+    )
+
+
 def _cgroup() -> Check:
-    parent = procfs.own_cgroup()
+    parent = cgroups.own_cgroup()
     if parent is not None and os.access(parent, os.W_OK):
         return check("cgroup v2", True, parent)
     return check(
@@ -251,8 +269,9 @@ def _vp(settings: Settings, profile: Profile) -> Iterator[Check]:
     if not profile.enabled:
         yield check(name, None, "disabled", f"To use it, set enabled = true in {settings.config_path}")
         return
-    available = missions.availability(profile)
-    runs = f"executor {profile.executor}, {profile.concurrency} at once"
+    available = missions.availability(settings, profile)
+    whom = f" as user {profile.run_as}" if profile.run_as else ""
+    runs = f"executor {profile.executor}{whom}, {profile.concurrency} at once"
     if available.ok and (available.reason or "").startswith(missions.COMMANDS_ONLY):
         yield check(name, None, f"{runs}: commands of missions only", available.reason)
     elif available.ok and available.reason:

@@ -22,6 +22,7 @@ from vp_queue.errors import LedgerBusy, LedgerUnavailable
 from vp_queue.executors.base import ExecutorFailure, ProgramExit, ReportedFailure, Stopped
 from vp_queue.ledger import database, leases
 from vp_queue.worker import process, tree
+from vp_queue.worker.account import Account
 from vp_queue.worker.attempt import RunningAttempt, StopReason
 from vp_queue.worker.budget import overspent
 from vp_queue.worker.environment import program_environment, secrets_of
@@ -51,6 +52,7 @@ class ProgramControl:
         deadline: float,
         budget: Mapping[str, Any],
         used_before: Mapping[str, Any],
+        account: Account | None = None,
     ) -> None:
         """
         Args:
@@ -58,6 +60,7 @@ class ProgramControl:
             deadline: on :func:`vp_queue.clock.monotonic`; past it the attempt is stopped.
             budget: the mission's; what is reported beyond it stops the attempt.
             used_before: what the mission's earlier attempts used of it.
+            account: as whom the program runs, if not as the worker.
         """
         self.reported = Reported()
         self.exit: process.Exit | None = None
@@ -69,6 +72,7 @@ class ProgramControl:
         self._deadline = deadline
         self._budget = budget
         self._used_before = used_before
+        self._account = account
         self._progress_events = 0
         self._next_progress = 0.0
         self._heard: float | None = None
@@ -121,6 +125,7 @@ class ProgramControl:
             workspace=self._workspace,
             report_fd=FIRST_PASSED_FD,
             extra=environment,
+            account=self._account,
         )
         self.reported.secrets = secrets_of(complete)
         program = process.Program(
@@ -131,6 +136,8 @@ class ProgramControl:
             marker=f"{claim.mission_id}.{claim.attempt}",
             pass_fds=(report_fd,),
             redact=self.reported.secrets,
+            max_processes=self._profile.max_processes,
+            account=self._account,
         )
         try:
             launched = process.launch(program)

@@ -28,6 +28,7 @@ from vp_queue.ledger.models import Mission
 from vp_queue.ledger.records import Ending, Failure, WorkerIdentity
 from vp_queue.queue import huey
 from vp_queue.worker import artifacts, log
+from vp_queue.worker.account import Account, obstacle
 from vp_queue.worker.artifacts import Collection
 from vp_queue.worker.attempt import RunningAttempt, StopReason
 from vp_queue.worker.briefing import as_json, briefing
@@ -35,7 +36,7 @@ from vp_queue.worker.control import ProgramControl
 from vp_queue.worker.redaction import redacted
 from vp_queue.worker.reports import clean
 from vp_queue.worker.target import open_target
-from vp_queue.worker.workspace import Workspace, attempt_path, prepare, write_receipt
+from vp_queue.worker.workspace import Workspace, attempt_path, prepare, take_back, write_receipt
 
 logger = logging.getLogger("vp_queue.worker")
 
@@ -64,6 +65,7 @@ class AttemptRunner:
         self._mission = mission
         self._running = running
         self._claim = running.claim
+        self._account: Account | None = None
         self._control: ProgramControl | None = None
         self._workspace: Workspace | None = None
 
@@ -99,6 +101,7 @@ class AttemptRunner:
             self._write_failure(f"The attempt ended, but finishing it failed: {type(error).__name__}: {error}")
 
     def _execute(self) -> Verdict:
+        self._account = self._whom_to_run_as()
         workspace = self._prepare()
         cwd_fd = self._open_working_directory(workspace)
         try:
@@ -111,6 +114,7 @@ class AttemptRunner:
                 deadline,
                 self._mission.budget,
                 self._mission.usage or {},
+                self._account,
             )
             # Whatever the VP's executor, a mission's own command is run by the command executor.
             name = "command" if self._mission.mission_type == "command" else self._profile.executor
@@ -120,6 +124,14 @@ class AttemptRunner:
         if result is None:
             result = self._control.reported.result
         return Verdict(result=clean(self._safe(result), limits.RESULT_CHARS) if result is not None else None)
+
+    def _whom_to_run_as(self) -> Account | None:
+        if self._profile.run_as is None:
+            return None
+        problem = obstacle(self._profile, self._settings)
+        if problem is not None:
+            raise ExecutorFailure(FailureCode.EXECUTOR_UNAVAILABLE, f"The program cannot be run: {problem}.")
+        return Account.named(self._profile.run_as)
 
     def _prepare(self) -> Workspace:
         claim = self._claim
@@ -136,6 +148,7 @@ class AttemptRunner:
             briefing=briefing(self._mission),
             mission=as_json(self._mission),
             files=self._mission.constraints.get("files", {}),
+            account=self._account,
         )
         return self._workspace
 
@@ -177,8 +190,15 @@ class AttemptRunner:
         return redacted(text, self._control.reported.secrets) if self._control else text
 
     def _failed(self, code: FailureCode, message: str, exit_code: int | None = None) -> Verdict:
+        if self._process_limit_reached():
+            message += (
+                f" It was refused processes: it had max_processes of its profile ({self._profile.max_processes})."
+            )
         message = clean(self._safe(message), limits.FAILURE_MESSAGE_CHARS)
         return Verdict(failure=Failure(code, message, exit_code, self._log_tail()))
+
+    def _process_limit_reached(self) -> bool:
+        return self._control is not None and self._control.exit is not None and self._control.exit.process_limit
 
     def _log_tail(self) -> str | None:
         if self._control is None or self._control.exit is None or self._workspace is None:
@@ -192,6 +212,7 @@ class AttemptRunner:
         reason = self._stop_reason()
         verdict = self._stopped_for(reason, verdict)
         collection = Collection((), (), 0)
+        self._close_workspace()
         if self._workspace is not None and reason not in GIVEN_BACK:
             collection, verdict = self._collect(self._workspace, verdict, reason)
         ending = self._ending(verdict, collection)
@@ -202,6 +223,14 @@ class AttemptRunner:
         landed = self._write_end(lambda tx: self._transition(tx, verdict, ending, reason))
         if landed is not None and landed.status == Status.CANCELLED and reason != StopReason.CANCELLED:
             self._write_receipt("cancelled", verdict, ending)  # the request came after the receipt was written
+
+    def _close_workspace(self) -> None:
+        """From now on it is out of reach of other programs of the user it was shared with."""
+        if self._workspace is not None and self._account is not None:
+            try:
+                take_back(self._workspace.path)
+            except OSError as error:
+                logger.warning("%s stays open to %s: %s", self._workspace.path, self._account.name, error)
 
     def _stop_reason(self) -> StopReason | None:
         return self._control.stop_reason() if self._control else self._running.stop_reason
@@ -216,7 +245,8 @@ class AttemptRunner:
 
     def _collect(self, workspace: Workspace, verdict: Verdict, reason: StopReason | None) -> tuple[Collection, Verdict]:
         try:
-            collection = artifacts.collect(workspace.work_products)
+            owner_uid = self._account.uid if self._account else None
+            collection = artifacts.collect(workspace.work_products, owner_uid=owner_uid)
         except OSError as error:
             message = f"The artifacts could not be read or synced: {error.strerror}"
             return Collection((), (), 0), self._failed(FailureCode.EXECUTOR_ERROR, message)
@@ -259,6 +289,7 @@ class AttemptRunner:
             "vp_id": self._claim.vp_id,
             "outcome": outcome,
             "failure": asdict(verdict.failure) if verdict.failure else None,
+            "process_limit_reached": self._process_limit_reached(),
             "written_at": clock.as_text(clock.now()),
             **asdict(ending),
         }

@@ -41,9 +41,9 @@ def test_a_stop_that_comes_while_artifacts_are_collected_does_not_excuse_missing
 ) -> None:
     collect = artifacts.collect
 
-    def interrupted(*arguments: Any) -> artifacts.Collection:
+    def interrupted(*arguments: Any, **named: Any) -> artifacts.Collection:
         worker._running[0].stop(StopReason.INTERRUPTED)
-        return collect(*arguments)
+        return collect(*arguments, **named)
 
     monkeypatch.setattr(artifacts, "collect", interrupted)
     done = run(worker, shell("true", constraints={"require_artifacts": ["report.md"]}))
@@ -53,7 +53,7 @@ def test_a_stop_that_comes_while_artifacts_are_collected_does_not_excuse_missing
 def test_whatever_breaks_at_the_end_the_mission_ends_and_is_not_run_again(
     worker: MissionWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: Any) -> None:
+    def broken(*_: Any, **named: Any) -> None:
         raise ValueError("something nobody thought of")
 
     monkeypatch.setattr(artifacts, "collect", broken)

@@ -114,11 +114,9 @@ class Keeper:
             with kept_apart(mission_id):
                 self._wake_up(mission_id)
         self._missing_before = set(missing)
-        for suspect in suspects:
-            reason = self._rescuer.why_lost(suspect)
-            if reason is not None:
-                with kept_apart(suspect.claim.mission_id):
-                    self._rescuer.rescue(suspect, reason)
+        for suspect, reason in self._rescuer.lost(suspects):
+            with kept_apart(suspect.claim.mission_id):
+                self._rescuer.rescue(suspect, reason)
         end_workers(ended)
         self._sweep_revocations()
 

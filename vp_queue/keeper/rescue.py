@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
@@ -28,10 +28,11 @@ from vp_queue.worker.workspace import attempt_path, take_back
 logger = logging.getLogger("vp_queue.keeper")
 
 KILL_GRACE_SECONDS: Final = 0.0  # its worker is gone: nobody is left to be polite for
-# A transaction that had to wait so long for the write lock: whoever renews leases had to wait, too.
-KEPT_WAITING_SECONDS: Final = 1.0
-# After such a time, how long living workers have to renew what ran out meanwhile.
-FORGIVENESS_SECONDS: Final = 5.0
+# How long a lease must have run out while the ledger could be written to: after a time when nobody could write,
+# its worker needs a moment to renew it.
+CONFIRM_SECONDS: Final = 2.0
+# A take-over that had to wait so long for the write lock: whoever renews leases had to wait, too.
+KEPT_WAITING_SECONDS: Final = 0.5
 
 
 class Loss(StrEnum):
@@ -51,17 +52,33 @@ class Rescuer:
         """
         self._settings = settings
         self._rescuer_id = rescuer_id
-        self._forgiving_until = 0.0
+        self._confirm_seconds = min(CONFIRM_SECONDS, settings.lease_seconds / 3)
+        # Lease tokens that had run out at a time when the ledger could be written to, and that time.
+        self._ran_out_at: dict[str, float] = {}
 
     def forgive(self) -> None:
         """The ledger could not be written to: leases that ran out meanwhile say nothing about their workers."""
-        self._forgiving_until = clock.monotonic() + min(FORGIVENESS_SECONDS, self._settings.lease_seconds / 2)
+        self._ran_out_at.clear()
 
-    def why_lost(self, suspect: Suspect) -> Loss | None:
-        """Why an attempt's worker counts as lost, or None while it may be alive."""
-        if died(suspect):
-            return Loss.PROCESS_DIED
-        return Loss.LEASE_RAN_OUT if suspect.expired and clock.monotonic() >= self._forgiving_until else None
+    def lost(self, suspects: Iterable[Suspect]) -> list[tuple[Suspect, Loss]]:
+        """Those of the running attempts whose worker counts as lost, and why.
+
+        Args:
+            suspects: all running attempts, as they are now.
+
+        Raises:
+            LedgerBusy, LedgerUnavailable: a lease seems to have run out, but nobody can write.
+        """
+        dead = [suspect for suspect in suspects if died(suspect)]
+        ran_out = [suspect for suspect in suspects if suspect.expired and suspect not in dead]
+        before = self._ran_out_at
+        if any(suspect.claim.token not in before for suspect in ran_out):
+            with database.write_transaction() as tx:
+                fleet.beat(tx, self._rescuer_id)
+        now = clock.monotonic()
+        self._ran_out_at = {s.claim.token: before.get(s.claim.token, now) for s in ran_out}
+        confirmed = [s for s in ran_out if now - self._ran_out_at[s.claim.token] >= self._confirm_seconds]
+        return [(s, Loss.PROCESS_DIED) for s in dead] + [(s, Loss.LEASE_RAN_OUT) for s in confirmed]
 
     def rescue(self, suspect: Suspect, reason: Loss) -> Mission | None:
         """Fence a lost worker, prove its executor dead, then requeue or fail its mission.

@@ -55,8 +55,8 @@ def register(tx: Transaction, vp_id: str | None, profile_digest: str | None) -> 
     return identity
 
 
-def beat(tx: Transaction, worker_id: str) -> None:
-    """This worker is alive."""
+def beat(tx: Transaction, worker_id: str | None) -> None:
+    """This worker is alive; None is one that has not registered, and changes nothing."""
     Worker.update(heartbeat_at=tx.now, heartbeat_boottime_us=clock.boottime_us()).where(
         Worker.worker_id == worker_id
     ).execute()

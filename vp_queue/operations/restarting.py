@@ -49,8 +49,8 @@ def restart(
             f"yourself you restart yourself: vp drain {vp_id} --wait, then stop and start it.",
         )
     was_draining = missions.vp(vp_id).draining
-    missions.drain(vp_id, REASON)
     try:
+        missions.drain(vp_id, REASON)
         idle = timeout_seconds == 0
         if not idle:
             for seen in missions.wait_until_idle(vp_id, timeout_seconds):

@@ -8,12 +8,13 @@ Huey, the executors and what reads files are imported by the use cases that need
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from vp_queue import clock, config
+from vp_queue.code_digest import code_digest
 from vp_queue.config import Profile, Settings
 from vp_queue.contracts import TERMINAL, Status, limits, views
 from vp_queue.contracts import requests as asked
@@ -24,7 +25,7 @@ from vp_queue.errors import (
     ValidationError,
     VpDisabled,
 )
-from vp_queue.ledger import database, inbox, queries, transitions
+from vp_queue.ledger import database, fleet, inbox, queries, transitions
 from vp_queue.ledger.models import Mission
 from vp_queue.ledger.records import NewMission
 
@@ -351,6 +352,10 @@ def availability(settings: Settings, profile: Profile) -> Availability:
     return Availability(True, f"{COMMANDS_ONLY}; for other missions: {found.reason}")
 
 
+def _current(settings: Settings, profile: Profile | None) -> queries.Current:
+    return queries.Current(settings.lease_seconds, profile.digest if profile else None, code_digest())
+
+
 def _vp_view(settings: Settings, profile: Profile) -> views.VpView:
     decided = queries.agent_row(profile.vp_id)
     depths = queries.depths(profile.vp_id)
@@ -364,46 +369,74 @@ def _vp_view(settings: Settings, profile: Profile) -> views.VpView:
         paused=decided.paused if decided else False,
         pause_reason=decided.pause_reason if decided else None,
         draining=decided.draining if decided else False,
+        drain_reason=decided.drain_reason if decided else None,
         available=views.AvailabilityView(ok=available.ok, reason=available.reason),
         queued=depths[Status.QUEUED],
         running=depths[Status.RUNNING],
         needs_input=depths[Status.NEEDS_INPUT],
         concurrency=profile.concurrency,
-        workers=queries.worker_views(profile.vp_id),
+        workers=queries.worker_views(profile.vp_id, _current(settings, profile)),
     )
 
 
 def pause(vp_id: str, reason: str | None = None) -> views.VpView:
     """Take nothing more from a VP's queue; what runs goes on."""
-    return _set_paused(vp_id, True, reason)
+    return _decided(vp_id, lambda tx: fleet.pause(tx, vp_id, reason))
 
 
-def resume(vp_id: str) -> views.VpView:
-    """Take from a VP's queue again."""
-    return _set_paused(vp_id, False, None)
+def drain(vp_id: str, reason: str | None = None) -> views.VpView:
+    """Let a VP finish what runs and start nothing more, across restarts of its workers, until it is resumed."""
+    return _decided(vp_id, lambda tx: fleet.set_draining(tx, vp_id, reason))
 
 
-def _set_paused(vp_id: str, paused: bool, reason: str | None) -> views.VpView:
-    from vp_queue.ledger import fleet
+def resume(vp_id: str, *, keep_pause: bool = False) -> views.VpView:
+    """Take from a VP's queue again.
 
-    settings = ready()
-    profile = settings.profile(vp_id)
+    Args:
+        keep_pause: end only its draining.
+    """
+    return _decided(vp_id, lambda tx: fleet.resume(tx, vp_id, keep_pause=keep_pause))
+
+
+def _decided(vp_id: str, decide: Callable[[database.Transaction], bool]) -> views.VpView:
+    ready().profile(vp_id)
     with database.write_transaction() as tx:
-        fleet.set_paused(tx, vp_id, paused, reason)
-    with database.read_transaction():
-        return _vp_view(settings, profile)
+        decide(tx)
+    return vp(vp_id)
+
+
+def wait_until_idle(vp_id: str, timeout_seconds: float) -> Iterator[views.VpView]:
+    """How a VP is doing, each time that changes, until nothing of it runs or waits for input, or the time is up.
+
+    The last one says which.
+    """
+    from vp_queue.ledger import watch
+
+    ready()
+    deadline = clock.monotonic() + timeout_seconds
+    changes = watch.current()
+    busy = -1
+    while True:
+        token = changes.token()
+        seen = vp(vp_id)
+        left = deadline - clock.monotonic()
+        if seen.running + seen.needs_input != busy or left <= 0:
+            busy = seen.running + seen.needs_input
+            yield seen
+        if busy == 0 or left <= 0:
+            return
+        changes.wait(token, min(left, WAIT_SLICE_SECONDS))
 
 
 def keepers() -> list[views.WorkerView]:
     """The keepers that have not ended, for ``vp status``."""
-    ready()
+    settings = ready()
     with database.read_transaction():
-        return queries.worker_views(None)
+        return queries.worker_views(None, _current(settings, None))
 
 
 def worker_pids() -> set[int]:
     """The pids of all workers and keepers that have registered and not ended."""
-    settings = ready()
+    ready()
     with database.read_transaction():
-        of_all = [queries.worker_views(vp_id) for vp_id in (*settings.vps, None)]
-    return {worker.pid for workers in of_all for worker in workers}
+        return queries.worker_pids()

@@ -56,3 +56,4 @@ OUTPUT_BYTES: Final = 16 * 1024 * 1024 * 1024  # past it the mission fails: outp
 
 # Waiting for the ledger
 WRITE_WAIT_SECONDS: Final = 8.0
+CHECKED_BYTES: Final = 256 * 1024 * 1024  # a larger ledger is not checked for damage at each start

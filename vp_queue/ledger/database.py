@@ -40,6 +40,8 @@ BEGIN_WAIT_SECONDS: Final = 2.0
 RETRY_AFTER_SECONDS: Final = 1.0
 CANNOT_OPEN: Final = 14  # SQLITE_CANTOPEN
 FCNTL_PERSIST_WAL: Final = 10  # SQLITE_FCNTL_PERSIST_WAL
+OPEN_READWRITE: Final[int] = getattr(cysqlite, "SQLITE_OPEN_READWRITE")  # noqa: B009  made at run time
+DAMAGED: Final = {11: "database disk image is malformed", 26: "file is not a SQLite database"}
 DRIVER_ERRORS: Final = (DatabaseError, InterfaceError, cysqlite.Error)
 PRAGMAS: Final = {
     "synchronous": 2,  # FULL: an acknowledged dispatch survives a power cut
@@ -63,7 +65,8 @@ class LedgerDatabase(CySqliteDatabase):
         self._log_path = f"{self.database}-wal"
 
     def _connect(self) -> cysqlite.Connection:
-        connection = forks.connect(self.database, timeout=self._timeout, **self.connect_params)
+        # Never creates the file: an empty one in the place of a removed ledger would pass for a new one.
+        connection = forks.connect(self.database, flags=OPEN_READWRITE, timeout=self._timeout, **self.connect_params)
         try:
             self._add_conn_hooks(connection)
         except BaseException:
@@ -124,6 +127,13 @@ class Ledger:
             str(self.path), rank_functions=False, pragmas=PRAGMAS, timeout=BEGIN_WAIT_SECONDS, lock_type="immediate"
         )
 
+    def what_became_of_it(self) -> str | None:
+        """None while the file is the one that was opened; else what happened to it, for people."""
+        now = _identity(self.path)
+        if now == self.identity:
+            return None
+        return f"the ledger {self.path} was {'removed' if now is None else 'replaced by another file'}"
+
     def renew(self) -> None:
         """Start without connections: a fork closed those there were."""
         self.db = self._unconnected()
@@ -135,13 +145,17 @@ _current: Ledger | None = None
 _observers: list[CommitObserver] = []
 
 
-def open_ledger(path: Path) -> Ledger:
+def open_ledger(path: Path, *, anew: bool = False) -> Ledger:
     """Make the ledger at ``path`` the current one, creating or migrating it on first use.
 
     Cheap when it is current already, so every tool call goes through here.
 
+    Args:
+        anew: also make a new ledger where one stood before and was removed; otherwise that is refused, for an
+            empty ledger in its place would pass for the old one.
+
     Raises:
-        LedgerUnavailable: unreadable, corrupt, on a full disk, or written by a newer vp-queue.
+        LedgerUnavailable: removed, unreadable, corrupt, on a full disk, or written by a newer vp-queue.
         LedgerBusy: another process held the migration lock for too long.
     """
     global _current
@@ -155,7 +169,7 @@ def open_ledger(path: Path) -> Ledger:
         if _current is not None:
             close_thread_connection()
         ledger = Ledger(path)
-        schema.ensure(ledger.db, path)
+        schema.ensure(ledger.db, path, anew=anew)
         ledger.identity = _identity(path)
         models.database_proxy.initialize(ledger.db)
         _current = ledger
@@ -173,6 +187,33 @@ def current() -> Ledger:
     if _current is None:
         raise LedgerUnavailable("The ledger is not open in this process; call open_ledger first.")
     return _current
+
+
+def check_intact() -> None:
+    """Look through the current ledger for damage, as whoever executes or repairs does before it starts.
+
+    A ledger beyond ``limits.CHECKED_BYTES`` is not looked through: it would keep a restarted worker from its work
+    for long. ``vp doctor`` does it whatever the size.
+
+    Raises:
+        LedgerUnavailable: it is corrupt.
+    """
+    ledger = current()
+    if os.stat(ledger.path).st_size > limits.CHECKED_BYTES:
+        return
+    with read_transaction():
+        found = ledger.db.execute_sql("PRAGMA quick_check(1)").fetchone()[0]
+    if found != "ok":
+        raise corrupt(ledger.path, str(found))
+
+
+def corrupt(path: Path, finding: str) -> LedgerUnavailable:
+    """The error of a damaged ledger."""
+    return LedgerUnavailable(
+        f"The ledger {path} is corrupt ({' '.join(finding.split())[:200]}). {schema.HOW_TO_RESTORE}.",
+        path=str(path),
+        corrupt=True,
+    )
 
 
 def close_thread_connection() -> None:
@@ -228,12 +269,18 @@ def write_transaction() -> Iterator[Transaction]:
                 "ledger by other means than vp-queue and SQLite's own; find it, then try again.",
                 path=str(ledger.path),
             )
+        gone = ledger.what_became_of_it()
+        if gone is not None:
+            raise LedgerUnavailable(f"While this was written, {gone}; it is lost. Try again.", path=str(ledger.path))
     announce(transaction.events)
 
 
 def _reattach(ledger: Ledger) -> None:
     """Connect anew if the log was replaced; a replaced ledger is for :func:`open_ledger` to judge."""
     if ledger.db.log_is_another():
+        gone = ledger.what_became_of_it()
+        if gone is not None:
+            raise LedgerUnavailable(f"Nothing was read or written: {gone}. Try again.", path=str(ledger.path))
         logger.warning("the log of %s was replaced; connecting anew", ledger.path)
         ledger.db.close()
 
@@ -309,11 +356,11 @@ def translate(error: BaseException, path: Path) -> VpError:
     remedies = {
         8: "it is read-only here; check the permissions of the file and its folder",
         10: "the disk answered with an I/O error; check the disk",
-        11: "it is corrupt; stop the workers and restore a backup",
         13: "the disk is full; free some space",
         CANNOT_OPEN: "it cannot be opened; check that its folder exists and is writable",
-        26: "it is not a SQLite database; restore a backup or choose another VP_HOME",
     }
+    if _code(error) in DAMAGED:
+        return corrupt(path, DAMAGED[_code(error) or 0])
     remedy = remedies.get(_code(error) or 0)
     if remedy is None:
         raise error  # a bug of ours, not the world's: the caller's face makes it an internal_error

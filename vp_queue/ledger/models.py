@@ -248,6 +248,7 @@ class Worker(LedgerModel):
     heartbeat_at = InstantField()
     heartbeat_boottime_us = BigIntegerField()
     state = TextField(constraints=[_one_of("state", WorkerState)])
+    code_digest = TextField(null=True)
 
     class Meta:
         table_name = "vp_worker"
@@ -272,6 +273,7 @@ class Agent(LedgerModel):
     pause_reason = TextField(null=True)
     draining = BooleanField(default=False)
     changed_at = InstantField()
+    drain_reason = TextField(null=True)
 
     class Meta:
         table_name = "vp_agent"

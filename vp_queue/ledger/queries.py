@@ -6,8 +6,9 @@ Durations are computed from aware instants only, with one "now" per answer.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from peewee import fn
 
@@ -42,6 +43,7 @@ _KEY: Final = Reading(
     ),
 )
 
+ALIVE: Final = (WorkerState.RUNNING, WorkerState.DRAINING)
 StallLimits = Mapping[str, float]  # vp_id → seconds without output or progress
 
 
@@ -273,11 +275,25 @@ def depths(vp_id: str) -> dict[str, int]:
     return {str(status): found.get(status, 0) for status in live}
 
 
-def worker_views(vp_id: str | None) -> list[WorkerView]:
+@dataclass(frozen=True)
+class Current:
+    """What a worker that were started now would work by.
+
+    Attributes:
+        lease_seconds: a worker silent for longer is stale.
+        profile_digest: of its VP's profile; None for a keeper.
+        code_digest: of vp-queue's own code.
+    """
+
+    lease_seconds: float
+    profile_digest: str | None
+    code_digest: str
+
+
+def worker_views(vp_id: str | None, current: Current) -> list[WorkerView]:
     """The workers of a VP that have not ended, oldest first; None: the keepers."""
-    alive = (WorkerState.RUNNING, WorkerState.DRAINING)
     of_vp = Worker.vp_id.is_null() if vp_id is None else Worker.vp_id == vp_id
-    rows = Worker.select().where(of_vp, Worker.state.in_(alive)).order_by(Worker.started_at)
+    rows = Worker.select().where(of_vp, Worker.state.in_(ALIVE)).order_by(Worker.started_at)
     return [
         WorkerView(
             worker_id=row.worker_id,
@@ -286,9 +302,32 @@ def worker_views(vp_id: str | None) -> list[WorkerView]:
             state=WorkerState(row.state),
             heartbeat_at=row.heartbeat_at,
             version=row.version,
+            stale=_silent_seconds(row) > current.lease_seconds,
+            outdated=_outdated(row, current),
         )
         for row in rows
     ]
+
+
+def worker_pids() -> set[int]:
+    """The pids of all workers and keepers that have not ended."""
+    return {row.pid for row in Worker.select(Worker.pid).where(Worker.state.in_(ALIVE))}
+
+
+def _silent_seconds(worker: Worker) -> float:
+    """Since its last heartbeat: by the boot-time clock on its own host, else by the wall clock."""
+    if worker.host_identity == clock.host_identity():
+        return (clock.boottime_us() - worker.heartbeat_boottime_us) / 1_000_000
+    return float((clock.now() - worker.heartbeat_at).total_seconds())
+
+
+def _outdated(worker: Worker, current: Current) -> list[Literal["profile", "code"]]:
+    found: list[Literal["profile", "code"]] = []
+    if worker.profile_digest is not None and worker.profile_digest != current.profile_digest:
+        found.append("profile")
+    if worker.code_digest is not None and worker.code_digest != current.code_digest:
+        found.append("code")
+    return found
 
 
 def cancel_requested(mission_ids: Sequence[str]) -> list[str]:

@@ -288,6 +288,8 @@ def _vp(settings: Settings, profile: Profile) -> Iterator[Check]:
             f"{key} is not set here",
             "Consumers take it from the environment `vp up` was run in: set it there, then vp down, vp up --detach",
         )
+    if _readable(settings):
+        yield from _workers(name)
     missing = [str(root) for root in profile.allowed_target_roots if not root.is_dir()]
     if missing:
         yield check(
@@ -296,3 +298,19 @@ def _vp(settings: Settings, profile: Profile) -> Iterator[Check]:
             f"no such folder: {', '.join(missing)}",
             "Make it, or correct allowed_target_roots.",
         )
+
+
+def _workers(vp_id: str) -> Iterator[Check]:
+    """What is wrong with a VP's workers, if anything."""
+    for worker in missions.vp(vp_id).workers:
+        if worker.stale:
+            silent = (clock.now() - worker.heartbeat_at).total_seconds()
+            detail = f"pid {worker.pid} on {worker.host} has been silent for {max(0, silent):.0f} s"
+            fix = (
+                f"Its missions are taken over. If it is stopped (T in ps): kill -CONT {worker.pid}; if it hangs: "
+                f"kill {worker.pid}"
+            )
+            yield check(f"{vp_id} worker", False, detail, fix)
+        if worker.outdated:
+            detail = f"pid {worker.pid} runs an older {' and '.join(worker.outdated)} than is installed"
+            yield check(f"{vp_id} worker", None, detail, f"Run: vp restart {vp_id}")

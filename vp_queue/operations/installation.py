@@ -20,8 +20,11 @@ from vp_queue.ledger import database, schema
 TOKEN_BYTES: Final = 32
 
 
-def init(settings: Settings) -> dict[str, Any]:
+def init(settings: Settings, *, new_ledger: bool = False) -> dict[str, Any]:
     """Make VP_HOME, its configuration and token, and the ledger; whatever exists already is left as it is.
+
+    Args:
+        new_ledger: also make an empty ledger where one was removed.
 
     Raises:
         ConfigurationError: a folder or file cannot be made.
@@ -31,6 +34,8 @@ def init(settings: Settings) -> dict[str, Any]:
     wrote_config = config.write_default_config(settings)
     wrote_token = ensure_token(settings)
     existed = settings.database_path.exists()
+    if new_ledger:
+        database.open_ledger(settings.database_path, anew=True)
     missions.ready(settings)
     return {
         "ok": True,
@@ -90,6 +95,11 @@ def _applied(path: Path) -> list[str]:
 def pause(vp_id: str, reason: str | None) -> dict[str, Any]:
     """Take nothing more from a VP's queue; what runs goes on."""
     return {"ok": True, "vp": missions.pause(vp_id, reason).dump()}
+
+
+def drain(vp_id: str, reason: str | None) -> dict[str, Any]:
+    """Let a VP finish what runs and start nothing more."""
+    return {"ok": True, "vp": missions.drain(vp_id, reason).dump()}
 
 
 def resume(vp_id: str) -> dict[str, Any]:

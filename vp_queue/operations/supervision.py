@@ -24,6 +24,7 @@ from typing import Any, Final, NoReturn, TypeVar
 from vp_queue import clock, missions
 from vp_queue.config import Settings
 from vp_queue.errors import ConfigurationError, InternalError, VpDisabled
+from vp_queue.ledger import database
 from vp_queue.operations.programs import KEEPER, Place, place, wanted_programs, write
 from vp_queue.operations.supervisord import STOPPED_STATES, Supervisord, connect
 
@@ -67,6 +68,7 @@ def up(settings: Settings, detach: bool) -> dict[str, Any]:
         InternalError: a program did not come up; the message ends with its log.
     """
     missions.ready(settings)
+    database.check_intact()
     where = place(settings.home)
     with _at_work(settings):
         write(where, settings)
@@ -110,6 +112,24 @@ def down(settings: Settings) -> dict[str, Any]:
             pids=left,
         )
     return {"was_running": True, "stopped": sorted(programs)}
+
+
+def start_anew(settings: Settings, program: str) -> None:
+    """Stop one program and start it again; returns when it has registered as a worker.
+
+    Raises:
+        ConfigurationError: no supervisord runs.
+        InternalError: it did not come up; the message ends with its log.
+    """
+    where = place(settings.home)
+    with _at_work(settings):
+        running = connect(where.socket)
+        if running is None:
+            raise ConfigurationError("No supervisord of this VP_HOME runs. Start it: vp up --detach")
+        with _explained(where):
+            _stop(running, [program])
+            running.start(program)
+        _await_running(where, running, [program])
 
 
 def report(settings: Settings) -> dict[str, Any]:

@@ -36,6 +36,8 @@ OUTPUT_CHECK_SECONDS: Final = 1.0
 LONGEST_SELECT_SECONDS: Final = 3600.0  # epoll takes no more than 24 days
 LATER_PROGRESS_SECONDS: Final = 10.0  # once an attempt has had its share of progress events
 KILL_AGAIN_SECONDS: Final = 1.0
+# What no longer matters once the program has ended by itself.
+WITHOUT_FORCE: Final = (StopReason.TIMEOUT, StopReason.INTERRUPTED, StopReason.UNREACHABLE)
 
 
 class ProgramControl:
@@ -181,9 +183,9 @@ class ProgramControl:
                 if self._running.stop_reason is not None and not stopping:
                     stopping = True
                     launched.stop(self._profile.cancel_grace_seconds)
-                if self._running.lost and not hurried:
+                if self._running.at_once and not hurried:
                     hurried = True
-                    launched.stop(0.0)  # somebody else may start it now: no time for manners
+                    launched.stop(0.0)
 
     def _patience(self, stopping: bool) -> float:
         if stopping or self.ended_by_itself:  # a deadline that passed means nothing any more
@@ -221,11 +223,11 @@ class ProgramControl:
     def stop_reason(self) -> StopReason | None:
         """Why the attempt ends, if it is we who end it.
 
-        A program that had ended by itself in time is not timed out or interrupted by what came while its
-        leftovers were being ended: its work is done, and would be done again.
+        A program that had ended by itself in time is not timed out, interrupted or given up by what came while
+        its leftovers were being ended: its work is done, and would be done again.
         """
         reason = self._running.stop_reason
-        if self.ended_by_itself and reason in (StopReason.TIMEOUT, StopReason.INTERRUPTED):
+        if self.ended_by_itself and reason in WITHOUT_FORCE:
             return None
         return reason
 

@@ -22,7 +22,7 @@ from vp_queue.contracts import FailureCode, Status, limits
 from vp_queue.errors import LedgerBusy, LedgerUnavailable, TargetPathDenied, VpError
 from vp_queue.executors import registry
 from vp_queue.executors.base import Brief, ExecutorFailure, Stopped
-from vp_queue.ledger import database, leases, transitions
+from vp_queue.ledger import database, fleet, leases, queries, transitions
 from vp_queue.ledger.database import Transaction
 from vp_queue.ledger.models import Mission
 from vp_queue.ledger.records import Ending, Failure, WorkerIdentity
@@ -41,6 +41,11 @@ from vp_queue.worker.workspace import Workspace, attempt_path, prepare, take_bac
 logger = logging.getLogger("vp_queue.worker")
 
 FINISH_AGAIN_SECONDS: Final = 1.0
+# Stops that are nobody's failure: the mission is queued again, uncharged, with these words in its event.
+GIVEN_BACK: Final = {
+    StopReason.INTERRUPTED: "the worker was stopped",
+    StopReason.UNREACHABLE: "the ledger could not be reached",
+}
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ class AttemptRunner:
         except (LedgerBusy, LedgerUnavailable) as trouble:
             # Before the gate opened: nothing ran. Give the attempt back rather than fail the mission.
             logger.error("%s.%s is released: %s", self._claim.mission_id, self._claim.attempt, trouble)
-            self._running.stop(StopReason.INTERRUPTED)
+            self._running.stop(StopReason.UNREACHABLE)
             verdict = Verdict()
         except VpError as error:
             verdict = self._failed(FailureCode.EXECUTOR_ERROR, error.message)
@@ -208,7 +213,7 @@ class AttemptRunner:
         verdict = self._stopped_for(reason, verdict)
         collection = Collection((), (), 0)
         self._close_workspace()
-        if self._workspace is not None and reason != StopReason.INTERRUPTED:
+        if self._workspace is not None and reason not in GIVEN_BACK:
             collection, verdict = self._collect(self._workspace, verdict, reason)
         ending = self._ending(verdict, collection)
         problem = self._write_receipt(_outcome(verdict, reason), verdict, ending)
@@ -301,9 +306,14 @@ class AttemptRunner:
         backoff_seconds = self._profile.retry_backoff_seconds
         if reason == StopReason.CANCELLED:
             return transitions.cancelled(tx, self._claim, ending)
-        if reason == StopReason.INTERRUPTED:
+        if reason in GIVEN_BACK:
             released = transitions.release(
-                tx, self._claim, ending, max_releases=self._profile.max_releases, backoff_seconds=backoff_seconds
+                tx,
+                self._claim,
+                ending,
+                max_releases=self._profile.max_releases,
+                backoff_seconds=backoff_seconds,
+                reason=GIVEN_BACK[reason],
             )
             if released is not None and released.status == Status.QUEUED and released.due_at <= tx.now:
                 huey.enqueue(tx, released)
@@ -343,15 +353,22 @@ def _outcome(verdict: Verdict, reason: StopReason | None) -> str:
         return "failed"
     if reason == StopReason.CANCELLED:
         return "cancelled"
-    return "released" if reason == StopReason.INTERRUPTED else "completed"
+    return "released" if reason in GIVEN_BACK else "completed"
 
 
 def claim(
     mission_id: str, attempt: int, worker: WorkerIdentity, lease_seconds: float
 ) -> tuple[Mission, RunningAttempt] | None:
-    """Claim the attempt a wake-up named, or None if that wake-up is stale, a duplicate or cancelled."""
+    """Claim the attempt a wake-up named, or None if that wake-up is stale, a duplicate or cancelled.
+
+    None as well if its VP was paused after the wake-up was taken: then it is put back.
+    """
     with database.write_transaction() as tx:
         claimed = transitions.claim(tx, mission_id, attempt, worker, lease_seconds)
+        if claimed is None and transitions.expected_attempt(mission_id) == attempt:
+            mission = queries.mission_row(mission_id)
+            if fleet.on_hold(mission.vp_id):
+                huey.enqueue(tx, mission)
     if claimed is None:
         logger.info("wake-up %s.%s is stale; nothing to do", mission_id, attempt)
         return None

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.clocks import Clocks
 from vp_queue import clock
 from vp_queue.contracts import EventType
 from vp_queue.ledger import database, fleet, leases, queries, transitions
@@ -22,25 +23,6 @@ VP = "vp.general.primary"
 LEASE_SECONDS = 30.0
 GRACE_SECONDS = 300.0
 DAY = timedelta(days=1)
-
-
-class Clocks(clock.SystemClock):
-    """A wall clock and a boot-time clock that a test moves, each for itself."""
-
-    def __init__(self) -> None:
-        self.wall = datetime(2030, 1, 1, 12, tzinfo=UTC)
-        self.boot_us = 1_000_000_000
-
-    def now(self) -> datetime:
-        return self.wall
-
-    def boottime_us(self) -> int:
-        return self.boot_us
-
-    def pass_time(self, seconds: float) -> None:
-        """Both go on, as they do."""
-        self.wall += timedelta(seconds=seconds)
-        self.boot_us += int(seconds * 1_000_000)
 
 
 @pytest.fixture(autouse=True)

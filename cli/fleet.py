@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from vp_queue import config, missions, tools
+from vp_queue import config, missions, missions_admission, tools
 from vp_queue.cli import completing, options, output, tables
 from vp_queue.cli.tables import Column
 from vp_queue.contracts import limits
@@ -182,7 +182,7 @@ def state(vp: dict[str, Any]) -> str:
         words.append(f"{vp['needs_input']} need input")
     if not vp["available"]["ok"]:
         words.append("cannot run: see vp doctor")
-    elif (vp["available"]["reason"] or "").startswith(missions.COMMANDS_ONLY):
+    elif (vp["available"]["reason"] or "").startswith(missions_admission.COMMANDS_ONLY):
         words.append("commands only")
     elif vp["available"]["reason"]:
         words.append(vp["available"]["reason"])

@@ -115,7 +115,7 @@ class Profile(BaseModel):
     cancel_grace_seconds: float = Field(default=5.0, ge=0, le=20)
     max_releases: int = Field(default=3, ge=0, le=1_000)
     run_as: str | None = None
-    max_processes: int = Field(default=4_096, ge=0, le=4_194_304)  # PID_MAX_LIMIT
+    max_processes: int = Field(default=1_024, ge=0, le=4_194_304)  # PID_MAX_LIMIT
     env_allow: Annotated[tuple[VariableName, ...], BeforeValidator(_as_tuple)] = ("PATH", "LANG", "HOME")
     retry_backoff_seconds: float = Field(default=5.0, ge=0, le=DURATION_SECONDS)
     options: dict[str, object] = Field(default_factory=dict)

@@ -10,29 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from vp_queue import clock, config
 from vp_queue.code_digest import code_digest
 from vp_queue.config import Profile, Settings
 from vp_queue.contracts import TERMINAL, Status, limits, views
 from vp_queue.contracts import requests as asked
-from vp_queue.errors import (
-    ExecutorUnavailable,
-    IdempotencyConflict,
-    NotRetryableState,
-    ValidationError,
-    VpDisabled,
-)
+from vp_queue.errors import IdempotencyConflict, NotRetryableState
 from vp_queue.ledger import database, fleet, inbox, queries, transitions
 from vp_queue.ledger.models import Mission
 from vp_queue.ledger.records import NewMission
+from vp_queue.missions_admission import availability, check_can_run
 
-if TYPE_CHECKING:
-    from vp_queue.executors.base import Availability
-
-COMMANDS_ONLY: Final = 'only mission_type="command"'
 # A waiter looks at the ledger again this often even if no change was noticed.
 WAIT_SLICE_SECONDS: Final = 5.0
 
@@ -81,61 +71,6 @@ def dispatch(request: asked.DispatchMission) -> views.DispatchAnswer:
     )
     mission, created = _accept(settings, new)
     return views.DispatchAnswer(mission=mission, created=created)
-
-
-def check_can_run(settings: Settings, profile: Profile, request: asked.DispatchMission) -> str | None:
-    """Refuse what could only fail later; returns the resolved target path, if one is asked for."""
-    if not profile.enabled:
-        raise VpDisabled(f"{profile.vp_id} is disabled; set enabled = true in {settings.config_path}.", field="vp_id")
-    if request.expires_at is not None and request.expires_at <= clock.now():
-        raise ValidationError("expires_at lies in the past; the mission could never start.", field="expires_at")
-    obstacle = _run_as_obstacle(settings, profile)
-    if obstacle is not None:
-        raise ExecutorUnavailable(
-            f"{profile.vp_id} cannot run: {obstacle}. `vp doctor` shows what each VP needs.",
-            field="vp_id",
-            executor=profile.executor,
-        )
-    if request.mission_type == "command":
-        if not profile.allow_commands:
-            raise ValidationError(
-                f'{profile.vp_id} runs no commands of missions; use mission_type="task", or set '
-                f"allow_commands = true for it in {settings.config_path}.",
-                field="constraints.command",
-            )
-    else:
-        from vp_queue.executors import registry
-
-        available = registry.availability(profile.executor, profile.options)
-        if not available.ok:
-            raise ExecutorUnavailable(
-                f"{profile.vp_id} cannot run: {available.reason}. `vp doctor` shows what each VP needs.",
-                field="vp_id",
-                executor=profile.executor,
-            )
-    if request.constraints.target_path is None:
-        return None
-    from vp_queue.worker.target import resolve_target
-
-    target = resolve_target(request.constraints.target_path, profile.allowed_target_roots, forbidden(settings))
-    if profile.run_as is not None:
-        from vp_queue.worker.account import Account
-
-        Account.named(profile.run_as).check_target(target)
-    return str(target)
-
-
-def _run_as_obstacle(settings: Settings, profile: Profile) -> str | None:
-    if profile.run_as is None:
-        return None
-    from vp_queue.worker.account import obstacle
-
-    return obstacle(profile, settings)
-
-
-def forbidden(settings: Settings) -> tuple[Path, ...]:
-    """Where no mission may work: vp-queue's own state and the workspaces of other missions."""
-    return settings.home, settings.workspaces_root
 
 
 def _accept(settings: Settings, new: NewMission) -> tuple[views.MissionView, bool]:
@@ -336,20 +271,6 @@ def vp(vp_id: str) -> views.VpView:
     profile = settings.profile(vp_id)
     with database.read_transaction():
         return _vp_view(settings, profile)
-
-
-def availability(settings: Settings, profile: Profile) -> Availability:
-    """Whether a VP can run here; one that lacks its own program may still run missions' commands."""
-    from vp_queue.executors import registry
-    from vp_queue.executors.base import Availability
-
-    obstacle = _run_as_obstacle(settings, profile)
-    if obstacle is not None:
-        return Availability(False, obstacle)
-    found = registry.availability(profile.executor, profile.options)
-    if found.ok or not profile.allow_commands:
-        return found
-    return Availability(True, f"{COMMANDS_ONLY}; for other missions: {found.reason}")
 
 
 def _current(settings: Settings, profile: Profile | None) -> queries.Current:

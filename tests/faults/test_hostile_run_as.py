@@ -38,7 +38,7 @@ from tests.harness import (
     until,
 )
 from tests.model_server import KEY, model_server, says
-from vp_queue import clock, config, missions, tools
+from vp_queue import clock, config, missions, missions_admission, tools
 from vp_queue.ledger.models import Attempt
 from vp_queue.operations import doctor
 from vp_queue.worker import account, process, procfs, standby
@@ -328,7 +328,7 @@ def obstacle(home: Home) -> str:
     """Why CODIE cannot run, in the words that dispatch, `vp vps` and the doctor have in common."""
     error = refused(dispatch(), "executor_unavailable")
     settings = config.load()
-    told = missions.availability(settings, settings.profile(CODER))
+    told = missions_admission.availability(settings, settings.profile(CODER))
     assert not told.ok
     (line,) = [check for check in doctor._vp(settings, settings.profile(CODER)) if check["name"] == CODER]
     assert (line["ok"], line["fix"]) == (False, told.reason)

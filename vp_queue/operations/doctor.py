@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from vp_queue import __version__, clock, missions
+from vp_queue import __version__, clock, missions, missions_admission
 from vp_queue.config import Profile, Settings
 from vp_queue.errors import VpError
 from vp_queue.executors import model_local
@@ -269,10 +269,10 @@ def _vp(settings: Settings, profile: Profile) -> Iterator[Check]:
     if not profile.enabled:
         yield check(name, None, "disabled", f"To use it, set enabled = true in {settings.config_path}")
         return
-    available = missions.availability(settings, profile)
+    available = missions_admission.availability(settings, profile)
     whom = f" as user {profile.run_as}" if profile.run_as else ""
     runs = f"executor {profile.executor}{whom}, {profile.concurrency} at once"
-    if available.ok and (available.reason or "").startswith(missions.COMMANDS_ONLY):
+    if available.ok and (available.reason or "").startswith(missions_admission.COMMANDS_ONLY):
         yield check(name, None, f"{runs}: commands of missions only", available.reason)
     elif available.ok and available.reason:
         yield check(name, True, f"{runs}; {available.reason}")

@@ -15,6 +15,7 @@ from typing import Annotated, Final
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from vp_queue.config_options import UnfitOption, check_options, check_variable_name
+from vp_queue.config_retention import DEFAULT, Retention
 from vp_queue.contracts.limits import DURATION_SECONDS, NAME_CHARS
 from vp_queue.contracts.paths import has_control_characters
 
@@ -91,6 +92,7 @@ class Profile(BaseModel):
         max_releases: orderly stops that one mission survives.
         env_allow: variables of the worker that the program sees.
         retry_backoff_seconds: the wait before the second charged attempt, doubled for each later one.
+        retention: what is kept of its ended missions; no part of the digest, as no consumer reads it.
         options: the executor's own keys; JSON-able.
     """
 
@@ -112,6 +114,7 @@ class Profile(BaseModel):
     max_releases: int = Field(default=3, ge=0, le=1_000)
     env_allow: Annotated[tuple[VariableName, ...], BeforeValidator(_as_tuple)] = ("PATH", "LANG", "HOME")
     retry_backoff_seconds: float = Field(default=5.0, ge=0, le=DURATION_SECONDS)
+    retention: Retention = DEFAULT
     options: dict[str, object] = Field(default_factory=dict)
 
     @field_validator("vp_id")
@@ -148,7 +151,9 @@ class Profile(BaseModel):
     @property
     def digest(self) -> str:
         """SHA-256 (hex) of the profile: a consumer that sees another one runs an old profile."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        canonical = json.dumps(
+            self.model_dump(mode="json", exclude={"retention"}), sort_keys=True, separators=(",", ":")
+        )
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 

@@ -10,6 +10,7 @@ import click
 from vp_queue import config
 from vp_queue.cli import hints, output, tables
 from vp_queue.cli.fleet import heartbeat, show_vps
+from vp_queue.cli.output import disk_line
 from vp_queue.operations import installation, supervision
 
 
@@ -86,6 +87,7 @@ def status_command(as_json: bool) -> None:
             ("keeper", keeper),
             ("ledger", ledger["path"] + ("" if ledger["exists"] else " (not there yet: vp init)")),
             ("", ledger["error"] and ledger["error"]["message"]),
+            *(("disk", disk_line(disk)) for disk in answer["disks"]),
             ("configuration", hints.not_set_up()),
         ]
     )

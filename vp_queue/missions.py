@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from vp_queue import clock, config
+from vp_queue import clock, config, missions_space
 from vp_queue.config import Profile, Settings
 from vp_queue.contracts import TERMINAL, Status, limits, views
 from vp_queue.contracts import requests as asked
@@ -59,6 +59,7 @@ def dispatch(request: asked.DispatchMission) -> views.DispatchAnswer:
 
     Raises:
         UnknownVp, VpDisabled, ExecutorUnavailable, TargetPathDenied: it could not run.
+        LimitExceeded: the disk is nearly full.
         IdempotencyConflict: the key stands for another request.
         ValidationError, LedgerBusy, LedgerUnavailable: nothing was stored.
     """
@@ -105,6 +106,7 @@ def check_can_run(settings: Settings, profile: Profile, request: asked.DispatchM
                 field="vp_id",
                 executor=profile.executor,
             )
+    missions_space.check(settings)
     if request.constraints.target_path is None:
         return None
     from vp_queue.worker.target import resolve_target
@@ -135,6 +137,16 @@ def _replay(settings: Settings, vp_id: str, key: str | None, digest: str) -> vie
     known = queries.key_row(vp_id, key) if key is not None else None
     if known is None:
         return None
+    mission = queries.find_mission(known.mission_id)
+    if mission is None:
+        when = f" on {known.pruned_at:%Y-%m-%d}" if known.pruned_at else ""
+        raise IdempotencyConflict(
+            f"The idempotency key stands for mission {known.mission_id}, which has ended and was pruned{when}. "
+            "To have it done again, use a new key.",
+            field="idempotency_key",
+            mission_id=known.mission_id,
+            pruned=True,
+        )
     if known.request_digest != digest:
         raise IdempotencyConflict(
             f"The idempotency key was used for another request (mission {known.mission_id}); use a new key, "
@@ -142,7 +154,7 @@ def _replay(settings: Settings, vp_id: str, key: str | None, digest: str) -> vie
             field="idempotency_key",
             mission_id=known.mission_id,
         )
-    return _view(settings, queries.mission_row(known.mission_id))
+    return _view(settings, mission)
 
 
 def get(request: asked.GetMission) -> views.GetAnswer:

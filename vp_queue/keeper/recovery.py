@@ -7,6 +7,8 @@
               prove the old executor dead, then requeue with back-off or fail as worker_lost
     tidy      workers that ended without saying so; revocations nobody will meet
 
+What is no longer kept is removed beside these, in a thread (:mod:`vp_queue.keeper.retention`).
+
 Recovery re-queues; it never executes. Sources of the ideas: DBOS's recovery, Oban's lifeline (without its
 flaw: it may run a job beside its living predecessor).
 """
@@ -25,6 +27,7 @@ from vp_queue import clock
 from vp_queue.config import Profile, Settings
 from vp_queue.contracts import EventType, Status, WorkerState, limits
 from vp_queue.errors import LedgerBusy, LedgerUnavailable, UnknownVp
+from vp_queue.keeper.retention import Sweeper
 from vp_queue.ledger import database, fleet, leases, queries, transitions, watch
 from vp_queue.ledger.leases import Suspect
 from vp_queue.ledger.models import Mission
@@ -245,4 +248,5 @@ def main(settings: Settings) -> None:
     keeper = Keeper(settings)
     signal.signal(signal.SIGTERM, keeper.stop)
     signal.signal(signal.SIGINT, keeper.stop)
-    keeper.run()
+    with Sweeper(settings).running():
+        keeper.run()

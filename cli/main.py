@@ -46,6 +46,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "resume": ("fleet", "Take from a VP's queue again, after a pause or a drain."),
     "worker": ("fleet", "Run one VP's consumer in the foreground."),
     "keeper": ("fleet", "Run the keeper, which repairs, in the foreground."),
+    "usage": ("housekeeping", "Show what takes room: missions, workspaces, ledger, logs."),
+    "prune": ("housekeeping", "Remove old missions now, with their workspaces."),
     "model": ("model", "The local demonstration model."),
     "migrate": ("setup", "Bring the ledger to this version's schema."),
     "schema": ("setup", "Print the JSON Schemas of a tool."),

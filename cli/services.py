@@ -10,6 +10,7 @@ import click
 from vp_queue import config
 from vp_queue.cli import completing, hints, options, output, tables
 from vp_queue.cli.fleet import heartbeat, show_vps, tell_running
+from vp_queue.cli.output import disk_line
 from vp_queue.contracts import limits
 from vp_queue.operations import installation, supervision
 
@@ -120,6 +121,7 @@ def status_command(as_json: bool) -> None:
             ("keeper", keeper),
             ("ledger", ledger["path"] + ("" if ledger["exists"] else " (not there yet: vp init)")),
             ("", ledger["error"] and ledger["error"]["message"]),
+            *(("disk", disk_line(disk)) for disk in answer["disks"]),
             ("configuration", hints.not_set_up()),
         ]
     )

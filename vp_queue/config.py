@@ -27,6 +27,7 @@ from vp_queue.config_blame import Blame, dotted, judged, shown, suggestion
 from vp_queue.config_home import ensure_home, write_default_config
 from vp_queue.config_lines import HostileToml, KeyLines, KeyPath
 from vp_queue.config_profile import BUILT_IN, VP_ID_FORM, Profile, expand_user, is_vp_id
+from vp_queue.config_retention import DEFAULT, KEY, Retention, retention_of
 from vp_queue.errors import ConfigurationError, UnknownVp
 
 __all__ = ["Profile", "Settings", "ensure_home", "load", "write_default_config"]
@@ -85,6 +86,7 @@ class _General(BaseModel):
     lease_seconds: float = Field(default=30.0, ge=1, le=3_600)
     lost_host_grace_seconds: float = Field(default=300.0, ge=0, le=7 * 86_400)
     artifacts_url: Annotated[str, AfterValidator(_check_artifacts_url)] | None = None
+    min_free_bytes: int | None = Field(default=None, ge=0, le=2**60)
     imports: list[Annotated[str, AfterValidator(_check_module)]] = Field(default_factory=list)
 
 
@@ -103,6 +105,8 @@ class Settings:
         artifacts_url: where artifacts are kept if not beside the workspaces.
         vps: the roster by vp_id.
         imports: modules that a consumer imports, for their ``@huey.signal`` handlers.
+        min_free_bytes: dispatches are refused below it; 0 = never, None = by the size of the disk.
+        retention: what is kept of missions whose VP has no profile any more, and of what belongs to no VP.
     """
 
     home: Path
@@ -115,6 +119,8 @@ class Settings:
     artifacts_url: str | None
     vps: Mapping[str, Profile]
     imports: tuple[str, ...] = ()
+    min_free_bytes: int | None = None
+    retention: Retention = DEFAULT
 
     @property
     def database_path(self) -> Path:
@@ -210,7 +216,8 @@ def _read(
         judged(_General, _from_variables(variables), _blame_variable),
         judged(_General, _listed(given), _blame_argument),
     )
-    vps = _roster(tables, blame, environ)
+    retention = retention_of(tables.get(KEY, {}), DEFAULT, blame, (KEY,))
+    vps = _roster(tables.get("vp", {}), retention, blame, environ)
     merged: dict[str, object] = {}
     for source in sources:
         merged |= source.model_dump(exclude_unset=True)
@@ -230,6 +237,8 @@ def _read(
         artifacts_url=general.artifacts_url,
         vps=MappingProxyType(vps),
         imports=tuple(general.imports),
+        min_free_bytes=general.min_free_bytes,
+        retention=retention,
     )
 
 
@@ -311,8 +320,8 @@ def _unreadable(path: Path, error: OSError) -> ConfigurationError:
     return ConfigurationError(f"cannot read {path}: {error.strerror}; correct its path or its mode", file=str(path))
 
 
-def _parse(path: Path) -> tuple[dict[str, object], object, Blame]:
-    """The top-level values, what stands under ``vp``, and who is to blame for a key path."""
+def _parse(path: Path) -> tuple[dict[str, object], dict[str, object], Blame]:
+    """The top-level values, the tables ``vp`` and ``retention``, and who is to blame for a key path."""
     text = _text_of(path)
     try:
         lines = KeyLines(text)
@@ -327,7 +336,7 @@ def _parse(path: Path) -> tuple[dict[str, object], object, Blame]:
         line, key = lines.line_of(key_path), dotted(key_path)
         return ConfigurationError(f"{path}:{line}: {key}: {problem}", file=str(path), key=key, line=line)
 
-    return data, data.pop("vp", {}), blame
+    return data, {name: data.pop(name) for name in ("vp", KEY) if name in data}, blame
 
 
 def _at_line(path: Path, line: int, problem: str) -> ConfigurationError:
@@ -349,13 +358,13 @@ def _text_of(path: Path) -> str:
         raise _at_line(path, raw.count(b"\n", 0, error.start) + 1, "the text is not UTF-8") from None
 
 
-def _roster(tables: object, blame: Blame, environ: Mapping[str, str]) -> dict[str, Profile]:
+def _roster(tables: object, retention: Retention, blame: Blame, environ: Mapping[str, str]) -> dict[str, Profile]:
     if not isinstance(tables, dict):
         raise blame(("vp",), 'give one table for each VP: [vp."vp.name"]')
     vps: dict[str, Profile] = {}
     folders: dict[str, str] = {}
     for vp_id, table in {**{built_in: {} for built_in in BUILT_IN}, **tables}.items():
-        profile = _profile(vp_id, table, blame, environ)
+        profile = _profile(vp_id, table, retention, blame, environ)
         other = folders.setdefault(profile.folder, vp_id)
         if other != vp_id:
             raise blame(("vp", vp_id), f"{other} has the same folder, {profile.folder}; rename one of the two")
@@ -363,7 +372,7 @@ def _roster(tables: object, blame: Blame, environ: Mapping[str, str]) -> dict[st
     return vps
 
 
-def _profile(vp_id: str, table: object, blame: Blame, environ: Mapping[str, str]) -> Profile:
+def _profile(vp_id: str, table: object, retention: Retention, blame: Blame, environ: Mapping[str, str]) -> Profile:
     at: KeyPath = ("vp", vp_id)
     if not is_vp_id(vp_id):
         close = suggestion(vp_id, BUILT_IN)
@@ -374,7 +383,8 @@ def _profile(vp_id: str, table: object, blame: Blame, environ: Mapping[str, str]
         raise blame((*at, "executor"), f"a VP of your own needs an executor{suggestion(vp_id, BUILT_IN)}")
     if "vp_id" in table:
         raise blame((*at, "vp_id"), "unknown key; the id stands in the table's name")
-    values = {"title": vp_id, "description": "", **BUILT_IN.get(vp_id, {}), **table, "vp_id": vp_id}
+    own = {KEY: retention_of(table.get(KEY, {}), retention, blame, (*at, KEY))}
+    values = {"title": vp_id, "description": "", **BUILT_IN.get(vp_id, {}), **table, **own, "vp_id": vp_id}
     profile = judged(Profile, values, blame, at, environ)
     if profile.executor not in EXECUTORS:
         plugins = _plugins()

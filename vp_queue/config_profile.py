@@ -15,6 +15,7 @@ from typing import Annotated, Final
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from vp_queue.config_options import UnfitOption, check_options, check_variable_name
+from vp_queue.config_retention import DEFAULT, Retention
 from vp_queue.contracts.limits import DURATION_SECONDS, NAME_CHARS
 from vp_queue.contracts.paths import has_control_characters
 
@@ -95,6 +96,7 @@ class Profile(BaseModel):
             dispatch, since the file may be read where it does not.
         env_allow: variables of the worker that the program sees.
         retry_backoff_seconds: the wait before the second charged attempt, doubled for each later one.
+        retention: what is kept of its ended missions; no part of the digest, as no consumer reads it.
         options: the executor's own keys; JSON-able.
     """
 
@@ -118,6 +120,7 @@ class Profile(BaseModel):
     max_processes: int = Field(default=1_024, ge=0, le=4_194_304)  # PID_MAX_LIMIT
     env_allow: Annotated[tuple[VariableName, ...], BeforeValidator(_as_tuple)] = ("PATH", "LANG", "HOME")
     retry_backoff_seconds: float = Field(default=5.0, ge=0, le=DURATION_SECONDS)
+    retention: Retention = DEFAULT
     options: dict[str, object] = Field(default_factory=dict)
 
     @field_validator("vp_id")
@@ -163,7 +166,9 @@ class Profile(BaseModel):
     @property
     def digest(self) -> str:
         """SHA-256 (hex) of the profile: a consumer that sees another one runs an old profile."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        canonical = json.dumps(
+            self.model_dump(mode="json", exclude={"retention"}), sort_keys=True, separators=(",", ":")
+        )
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 

@@ -50,6 +50,7 @@ def dispatch(request: asked.DispatchMission) -> views.DispatchAnswer:
 
     Raises:
         UnknownVp, VpDisabled, ExecutorUnavailable, TargetPathDenied: it could not run.
+        LimitExceeded: the disk is nearly full.
         IdempotencyConflict: the key stands for another request.
         ValidationError, LedgerBusy, LedgerUnavailable: nothing was stored.
     """
@@ -91,6 +92,16 @@ def _replay(settings: Settings, vp_id: str, key: str | None, digest: str) -> vie
     known = queries.key_row(vp_id, key) if key is not None else None
     if known is None:
         return None
+    mission = queries.find_mission(known.mission_id)
+    if mission is None:
+        when = f" on {known.pruned_at:%Y-%m-%d}" if known.pruned_at else ""
+        raise IdempotencyConflict(
+            f"The idempotency key stands for mission {known.mission_id}, which has ended and was pruned{when}. "
+            "To have it done again, use a new key.",
+            field="idempotency_key",
+            mission_id=known.mission_id,
+            pruned=True,
+        )
     if known.request_digest != digest:
         raise IdempotencyConflict(
             f"The idempotency key was used for another request (mission {known.mission_id}); use a new key, "
@@ -98,7 +109,7 @@ def _replay(settings: Settings, vp_id: str, key: str | None, digest: str) -> vie
             field="idempotency_key",
             mission_id=known.mission_id,
         )
-    return _view(settings, queries.mission_row(known.mission_id))
+    return _view(settings, mission)
 
 
 def get(request: asked.GetMission) -> views.GetAnswer:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from vp_queue import clock
+from vp_queue import clock, missions_space
 from vp_queue.config import Profile, Settings
 from vp_queue.contracts import requests as asked
 from vp_queue.errors import ExecutorUnavailable, ValidationError, VpDisabled
@@ -49,6 +49,7 @@ def check_can_run(settings: Settings, profile: Profile, request: asked.DispatchM
                 field="vp_id",
                 executor=profile.executor,
             )
+    missions_space.check(settings)
     if request.constraints.target_path is None:
         return None
     from vp_queue.worker.target import resolve_target

@@ -7,6 +7,8 @@
               ran out: see ``rescue``
     tidy      workers that ended without saying so; revocations nobody will meet
 
+What is no longer kept is removed beside these, in a thread (:mod:`vp_queue.keeper.retention`).
+
 Recovery re-queues; it never executes. Sources of the ideas: DBOS's recovery, Oban's lifeline (without its
 flaw: it may run a job beside its living predecessor).
 """
@@ -25,6 +27,7 @@ from vp_queue.contracts import Status, WorkerState
 from vp_queue.errors import LedgerBusy, LedgerUnavailable
 from vp_queue.keeper.deaths import DeathWatch
 from vp_queue.keeper.rescue import Rescuer, end_workers, kept_apart
+from vp_queue.keeper.retention import Sweeper
 from vp_queue.ledger import database, fleet, leases, queries, transitions, watch
 from vp_queue.ledger.guard import LedgerGuard
 from vp_queue.queue import huey, storage
@@ -170,4 +173,5 @@ def main(settings: Settings) -> None:
     keeper = Keeper(settings)
     signal.signal(signal.SIGTERM, keeper.stop)
     signal.signal(signal.SIGINT, keeper.stop)
-    keeper.run()
+    with Sweeper(settings).running():
+        keeper.run()

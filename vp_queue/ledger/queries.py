@@ -53,10 +53,15 @@ def mission_row(mission_id: str) -> Mission:
     Raises:
         MissionNotFound: there is none.
     """
-    row = _MISSION.row(id=mission_id)
+    row = find_mission(mission_id)
     if row is None:
         raise MissionNotFound(f"No mission {mission_id}; vp_list_missions shows those there are.", field="mission_id")
     return row
+
+
+def find_mission(mission_id: str) -> Mission | None:
+    """The row of a mission, or None: there is none, or it was pruned."""
+    return _MISSION.row(id=mission_id)
 
 
 def key_row(vp_id: str, key: str) -> IdempotencyKey | None:

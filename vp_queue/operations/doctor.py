@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import stat
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from vp_queue import __version__, clock, missions, missions_admission
+from vp_queue import __version__, clock, missions, missions_admission, missions_space
 from vp_queue.config import Profile, Settings
 from vp_queue.errors import VpError
 from vp_queue.executors import model_local
@@ -25,8 +24,7 @@ from vp_queue.worker import cgroups
 Check = dict[str, Any]
 
 WAL_RESET_FIXED: Final = (3, 51, 3)
-LOW_SPACE_BYTES: Final = 1024**3
-NO_SPACE_BYTES: Final = 50 * 1024**2
+LOW_SPACE_TIMES: Final = 2  # of the watermark
 HONEST_WRITE_SECONDS: Final = 0.3
 KEEPER_SILENT_SECONDS: Final = 30.0
 # SQLite's WAL needs shared memory and honest POSIX locks; over a network it corrupts.
@@ -88,17 +86,24 @@ def _home(settings: Settings) -> Iterator[Check]:
         return
     yield _private("VP_HOME", home, 0o077, f'chmod 700 "{home}"')
     yield _file_system(home)
-    free = shutil.disk_usage(home).free
-    yield check(
-        "disk space",
-        False if free < NO_SPACE_BYTES else None if free < LOW_SPACE_BYTES else True,
-        f"{free / 1024**3:.1f} GiB free",
-        f"Free some space on the disk of {home}: a full one stops every mission.",
-    )
+    for space in missions_space.measure(settings):
+        yield _disk_space(space)
     if settings.token_path.exists():
         yield _private("token", settings.token_path, 0o077, f'chmod 600 "{settings.token_path}"')
     else:
         yield check("token", None, "there is none yet; the web face needs it", "Run: vp init")
+
+
+def _disk_space(space: missions_space.Space) -> Check:
+    """As a dispatch judges it; a warning while little more than the watermark is left."""
+    free, required = (f"{count / 1024**3:.1f} GiB" for count in (space.free_bytes, space.required_bytes))
+    detail = f"{free} free at {space.path}; dispatches are refused below {required}"
+    if not space.required_bytes:
+        fix = "min_free_bytes = 0: nothing is refused before the disk is full, which stops every mission."
+        return check("disk space", None, f"{free} free at {space.path}", fix)
+    nearly = space.free_bytes < LOW_SPACE_TIMES * space.required_bytes
+    fix = "Make room: vp usage shows what takes it, vp prune removes old missions."
+    return check("disk space", False if space.low else None if nearly else True, detail, fix)
 
 
 def _private(name: str, path: Path, forbidden_bits: int, command: str) -> Check:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from vp_queue import config, missions
+from vp_queue import config, missions, missions_space
 from vp_queue.config import Settings
 from vp_queue.errors import ConfigurationError, VpError
 from vp_queue.ledger import database, schema
@@ -108,7 +108,7 @@ def resume(vp_id: str) -> dict[str, Any]:
 
 
 def status(settings: Settings, supervised: Mapping[str, Any]) -> dict[str, Any]:
-    """Supervisor, VPs, keepers and ledger in one; works with any of them missing, and makes nothing.
+    """Supervisor, VPs, keepers, ledger and disk in one; works with any of them missing, and makes nothing.
 
     Args:
         supervised: ``supervision.report``.
@@ -123,4 +123,5 @@ def status(settings: Settings, supervised: Mapping[str, Any]) -> dict[str, Any]:
             keepers = [keeper.dump() for keeper in missions.keepers()]
         except VpError as error:
             ledger["error"] = error.as_dict()
-    return {"ok": True, **supervised, "vps": vps, "keepers": keepers, "ledger": ledger}
+    disks = [space.as_dict() for space in missions_space.measure(settings)]
+    return {"ok": True, **supervised, "vps": vps, "keepers": keepers, "ledger": ledger, "disks": disks}

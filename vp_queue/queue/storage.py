@@ -197,6 +197,20 @@ def _outcome(key: str) -> Any:
     return JsonSerializer().serialize(Error({**body, "error": error, "failure": json.loads(json.dumps(failure))}))
 
 
+def forget(vp_id: str, mission_id: str, queue_row: int | None) -> None:
+    """Delete what the queue still holds of a mission whose rows were deleted, in that transaction.
+
+    A queue row outlives a cancelled mission whose VP has no consumer; a revocation would be swept with its mission.
+    """
+    db = database.current().db
+    if queue_row is not None:
+        db.execute_sql("DELETE FROM task WHERE id = ? AND queue = ?", (queue_row, vp_id))
+    # "r:<mission>.<attempt>", as a range: "/" follows "." in ASCII, and kv's key is its index.
+    db.execute_sql(
+        "DELETE FROM kv WHERE queue = ? AND key > ? AND key < ?", (vp_id, f"r:{mission_id}.", f"r:{mission_id}/")
+    )
+
+
 def without_row(now: datetime, limit: int) -> list[str]:
     """Ids of missions that are due but have no queue row. Reads only."""
     rows = database.current().db.execute_sql(WITHOUT_ROW, (clock.to_micros(now), limit))

@@ -78,17 +78,26 @@ def vp_folder(vp_id: str) -> str:
     return vp_id.replace(".", "_") + "_external"
 
 
+def relative_mission_path(vp_id: str, mission_id: str) -> str:
+    """The folder of a mission, with those of its attempts in it, relative to the workspaces root.
+
+    Raises:
+        ValueError: an id that could name another place.
+    """
+    if not _MISSION_ID.fullmatch(mission_id):
+        raise ValueError(f"not a mission id: {mission_id!r}")
+    return f"{vp_folder(vp_id)}/{mission_id}"
+
+
 def relative_attempt_path(vp_id: str, mission_id: str, attempt: int) -> str:
     """The attempt's folder relative to the workspaces root.
 
     Raises:
         ValueError: an id that could name another place, or an attempt below 1.
     """
-    if not _MISSION_ID.fullmatch(mission_id):
-        raise ValueError(f"not a mission id: {mission_id!r}")
     if attempt < 1:
         raise ValueError(f"attempts are numbered from 1, not {attempt}")
-    return f"{vp_folder(vp_id)}/{mission_id}/attempt-{attempt}"
+    return f"{relative_mission_path(vp_id, mission_id)}/attempt-{attempt}"
 
 
 def attempt_path(root: Path, vp_id: str, mission_id: str, attempt: int) -> Path:

@@ -47,6 +47,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "worker": ("fleet", "Run one VP's consumer in the foreground."),
     "keeper": ("fleet", "Run the keeper, which repairs, in the foreground."),
     "model": ("model", "The local demonstration model."),
+    "backup": ("copies", "Copy the ledger to one file, while everything runs."),
+    "restore": ("copies", "Put a backup in the ledger's place."),
     "migrate": ("setup", "Bring the ledger to this version's schema."),
     "schema": ("setup", "Print the JSON Schemas of a tool."),
     "completion": ("setup", "Print the shell's completion script."),

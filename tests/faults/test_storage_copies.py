@@ -17,7 +17,20 @@ import pytest
 
 from tests import dispatcher, mutants, oracle
 from tests.disks import disk, fill, needs_root, needs_strace
-from tests.harness import BIN, GENERAL, ROOT, Home, alive_with_environment, ended, events, ok, shell, status, until
+from tests.harness import (
+    BIN,
+    GENERAL,
+    ROOT,
+    Home,
+    alive_with_environment,
+    close_ledger,
+    ended,
+    events,
+    ok,
+    shell,
+    status,
+    until,
+)
 from vp_queue import tools
 from vp_queue.errors import LedgerUnavailable
 from vp_queue.ledger import backup, database, fleet
@@ -65,12 +78,6 @@ def missions_of(file: Path) -> list[str]:
         return [mission_id for (mission_id,) in connection.execute("SELECT id FROM vp_mission ORDER BY id").fetchall()]
     finally:
         connection.close()
-
-
-def forget_the_ledger() -> None:
-    """This process has it open no more."""
-    database.close_thread_connection()
-    database._current = None
 
 
 # --- backup -------------------------------------------------------------------------------------
@@ -160,7 +167,7 @@ def test_a_backup_that_finds_no_room_leaves_nothing(home: Home, tmp_path: Path) 
 def test_a_backup_that_is_interrupted_leaves_nothing(home: Home, tmp_path: Path, end: signal.Signals) -> None:
     for _ in range(3):
         shell("true")
-    forget_the_ledger()
+    close_ledger()
     (tmp_path / "backups").mkdir()
     # strace stops it at the first sync of the copy: in the midst, whatever the machine's speed.
     argv = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync,fsync"]
@@ -207,7 +214,10 @@ def left_alone(ledger: Path) -> None:
     pass
 
 
-SPOILED = [header_gone, cut_short, emptied, removed, all_removed, left_alone]
+SPOILED = [
+    *(header_gone, removed, left_alone),
+    *(pytest.param(spoil, marks=pytest.mark.slow) for spoil in (cut_short, emptied, all_removed)),
+]
 
 
 @pytest.mark.parametrize("spoil", SPOILED)
@@ -266,7 +276,7 @@ def test_a_mission_that_ran_when_the_backup_was_made_is_rescued(home: Home, tmp_
     for process in (consumer, keeper):
         process.terminate()
         process.wait()
-    forget_the_ledger()
+    close_ledger()
     assert vp(home, "restore", str(tmp_path / "b.db"))[0] == 0
     home.consumer()
     home.keeper()
@@ -286,7 +296,7 @@ def ran_since_its_backup(home: Home, tmp_path: Path) -> str:
     assert ended(mission_id)["status"] == "completed"
     consumer.terminate()
     consumer.wait()
-    forget_the_ledger()
+    close_ledger()
     return mission_id
 
 
@@ -305,7 +315,7 @@ def test_what_ran_since_the_backup_runs_again_and_keeps_what_it_made(
 
 def test_a_folder_that_is_left_is_in_the_way(home: Home, tmp_path: Path, ran_since_its_backup: str) -> None:
     """The negative control."""
-    vp(home, "restore", str(tmp_path / "b.db"), mutant="leaves-the-workspaces")
+    assert vp(home, "restore", str(tmp_path / "b.db"), mutant="leaves-the-workspaces")[0] == 0
     home.consumer()
     assert ended(ran_since_its_backup)["failure"]["code"] == "executor_error"
 
@@ -318,10 +328,11 @@ def test_who_asks_nobody_restores_under_a_running_consumer(home: Home, tmp_path:
     assert vp(home, "restore", str(tmp_path / "b.db"), mutant="asks-nobody")[0] == 0
 
 
+@pytest.mark.slow
 def test_a_supervised_ledger_is_not_restored(home: Home, tmp_path: Path) -> None:
     mission_id = shell("true")["mission_id"]
     vp(home, "backup", str(tmp_path / "b.db"))
-    forget_the_ledger()
+    close_ledger()
     vp(home, "up", "--detach")
     try:
         code, answer = vp(home, "restore", str(tmp_path / "b.db"), "--force")
@@ -334,6 +345,7 @@ def test_a_supervised_ledger_is_not_restored(home: Home, tmp_path: Path) -> None
     oracle.check(home.database, home.path / "AGENT_RUN_WORKSPACES", [mission_id])
 
 
+@pytest.mark.slow
 def test_a_write_that_meets_a_restore_is_no_false_success(home: Home, tmp_path: Path) -> None:
     """With --force a process may have the old ledger open: in the midst of a write, or between two."""
     kept = shell("true")["mission_id"]
@@ -350,5 +362,5 @@ def test_a_write_that_meets_a_restore_is_no_false_success(home: Home, tmp_path: 
 def pause_while(restoring: Callable[[], tuple[int, Any]]) -> None:
     """Write, and have the ledger replaced before the commit; a restore waits for a writer as all do, then goes on."""
     with database.write_transaction() as tx:
-        fleet.set_paused(tx, GENERAL, True, None)
+        fleet.pause(tx, GENERAL)
         assert restoring()[0] == 0

@@ -12,10 +12,9 @@ import pytest
 
 from tests import dispatcher, oracle
 from tests.disks import disk, fill, needs_root, needs_strace, read_only
-from tests.harness import BIN, GENERAL, ROOT, Home, ended, home_at, ok, refused, shell, status, until
+from tests.harness import BIN, GENERAL, ROOT, Home, close_ledger, ended, home_at, ok, refused, shell, status, until
 from vp_queue import missions, tools
 from vp_queue.contracts import TERMINAL
-from vp_queue.ledger import database
 
 pytestmark = [pytest.mark.root, needs_root]
 
@@ -74,7 +73,7 @@ def test_a_full_disk_refuses_and_afterwards_all_goes_on(tmp_path: Path, monkeypa
         assert ended(shell(WORKS)["mission_id"])["status"] == "completed"
         home.close()
         oracle.check(home.database, home.path / "AGENT_RUN_WORKSPACES", acknowledged)
-        _forget_the_ledger()
+        close_ledger()
 
 
 def test_who_believes_a_full_disk_loses_what_it_acknowledged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,7 +87,7 @@ def test_who_believes_a_full_disk_loses_what_it_acknowledged(tmp_path: Path, mon
         acknowledged = dispatcher.acknowledged(file)
         with pytest.raises(AssertionError, match="is lost"):
             oracle.check(home.database, home.path / "AGENT_RUN_WORKSPACES", acknowledged)
-        _forget_the_ledger()
+        close_ledger()
 
 
 def test_a_full_disk_of_workspaces_completes_nothing_that_is_not_there(
@@ -179,7 +178,7 @@ def test_on_a_read_only_disk_reads_go_on_and_writes_say_why(tmp_path: Path, monk
     with disk(tmp_path / "disk", 8 * MIB) as room, home_at(room / "vp") as home:
         monkeypatch.setenv("VP_HOME", str(home.path))
         mission_id = shell("true")["mission_id"]
-        _forget_the_ledger()
+        close_ledger()
         read_only(room, True)
         assert vp(home, "get", mission_id)[1]["mission"]["status"] == "queued"
         assert len(vp(home, "list")[1]["missions"]) == 1
@@ -201,7 +200,7 @@ def test_on_a_read_only_disk_reads_go_on_and_writes_say_why(tmp_path: Path, monk
         read_only(room, False)
         assert vp(home, "dispatch", GENERAL, "x")[0] == 0
         oracle.check(home.database, home.path / "AGENT_RUN_WORKSPACES", [mission_id])
-        _forget_the_ledger()
+        close_ledger()
 
 
 def test_a_driver_that_speaks_for_itself_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +208,7 @@ def test_a_driver_that_speaks_for_itself_is_no_answer(tmp_path: Path, monkeypatc
     with disk(tmp_path / "disk", 8 * MIB) as room, home_at(room / "vp") as home:
         monkeypatch.setenv("VP_HOME", str(home.path))
         shell("true")
-        _forget_the_ledger()
+        close_ledger()
         read_only(room, True)
         done = subprocess.run(
             [sys.executable, "-c", ONE_DISPATCH, "tells-the-drivers-words"],
@@ -219,9 +218,3 @@ def test_a_driver_that_speaks_for_itself_is_no_answer(tmp_path: Path, monkeypatc
         )
         assert json.loads(done.stdout)["error"]["code"] == "internal_error"
         read_only(room, False)
-
-
-def _forget_the_ledger() -> None:
-    """Open nothing there any more, so that the disk can be unmounted or remounted."""
-    database.close_thread_connection()
-    database._current = None

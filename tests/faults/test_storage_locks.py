@@ -33,7 +33,7 @@ from vp_queue import missions
 from vp_queue.ledger import database, fleet
 settings = missions.ready()
 with database.write_transaction() as tx:
-    fleet.set_paused(tx, "vp.coder.primary", True, "never")
+    fleet.pause(tx, "vp.coder.primary", "never")
     os.kill(os.getpid(), signal.SIGSTOP)
 """
 # Longer than a write waits (8 s). In the long mode as long as the promise says, and longer than half a lease.

@@ -23,7 +23,7 @@ import pytest
 
 from tests import dispatcher, oracle, power
 from tests.disks import needs_strace
-from tests.harness import CODER, GENERAL, ROOT, Home, ended, ok, until
+from tests.harness import CODER, GENERAL, ROOT, Home, close_ledger, ended, ok, until
 from vp_queue import missions, tools
 from vp_queue.ledger import database, fleet
 from vp_queue.ledger.locks import write_lock_holder
@@ -34,18 +34,12 @@ LONGEST_PAUSE_SECONDS = 0.03
 SCRIPT = "echo made > $VP_WORK_PRODUCTS/made"
 
 
-def forget_the_ledger() -> None:
-    """This process has it open no more, nor its log."""
-    database.close_thread_connection()
-    database._current = None
-
-
 def usable(copy: Path, workspaces: Path, acknowledged: list[str]) -> None:
     """Assert that a crashed ledger opens, holds what it must, and takes a write."""
     database.open_ledger(copy)
     with database.write_transaction() as tx:
-        fleet.set_paused(tx, CODER, True, "after the crash")
-    forget_the_ledger()
+        fleet.pause(tx, CODER, "after the crash")
+    close_ledger()
     oracle.check(copy, workspaces, acknowledged, live=False)
 
 
@@ -76,7 +70,7 @@ def test_a_copy_of_any_instant_under_load_is_a_sound_ledger(home: Home, tmp_path
     home.configure(concurrency=2)
     processes = [home.consumer(GENERAL), home.consumer(CODER), home.keeper()]
     until(missions.keepers, "the keeper registered")
-    forget_the_ledger()
+    close_ledger()
     files = [tmp_path / "one", tmp_path / "two", tmp_path / "three"]
     processes += [dispatcher.start(home, file, SCRIPT) for file in files]
     for file in files:
@@ -118,7 +112,7 @@ def test_a_copy_of_any_instant_under_load_is_a_sound_ledger(home: Home, tmp_path
 def recording(home: Home, tmp_path: Path, dispatches: int, mutants: str) -> tuple[power.Disk, list[power.Call], Path]:
     """The ledger as it stood, and what one dispatcher then did to it."""
     ok(tools.vp_list_missions())
-    forget_the_ledger()
+    close_ledger()
     paths = [str(home.database), f"{home.database}-wal"]
     disk = power.Disk({path: Path(path).read_bytes() for path in paths})
     acknowledgements, trace = tmp_path / "acknowledged", tmp_path / "trace"

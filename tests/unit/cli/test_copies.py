@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import Home
+from tests.harness import Home, close_ledger
 from tests.unit.cli.driver import Cli
 from vp_queue.ledger import database, locks, restore
 
@@ -24,12 +24,6 @@ sys.stdin.read()
 """
 
 
-def forget_the_ledger() -> None:
-    """This process has it open no more."""
-    database.close_thread_connection()
-    database._current = None
-
-
 def test_what_a_person_reads(cli: Cli, home: Home, tmp_path: Path) -> None:
     cli.dispatched()
     code, out, err = cli("backup", str(tmp_path / "b.db"))
@@ -37,7 +31,7 @@ def test_what_a_person_reads(cli: Cli, home: Home, tmp_path: Path) -> None:
     for told in (str(tmp_path / "b.db").split("/")[-1], "KiB", "missions", "mission.dispatched at 2"):
         assert told in out
     assert stat.S_IMODE((tmp_path / "b.db").stat().st_mode) == 0o600
-    forget_the_ledger()
+    close_ledger()
     code, out, err = cli("restore", str(tmp_path / "b.db"))
     assert (code, err) == (0, "")
     for told in ("restored", "kept", "before-restore-", "Next: vp up --detach"):
@@ -109,7 +103,7 @@ def test_what_is_no_backup_changes_nothing(cli: Cli, home: Home, tmp_path: Path,
     elif what == "half":
         cli("backup", str(file))
         os.truncate(file, file.stat().st_size // 2)
-    forget_the_ledger()
+    close_ledger()
     before = {path.name for path in home.path.glob("vp_state.db*")}, home.database.read_bytes()
     code, answer = cli.json("restore", str(file))
     assert (code, answer["error"]["code"]) == (2, "validation_error"), answer
@@ -120,7 +114,7 @@ def test_what_is_no_backup_changes_nothing(cli: Cli, home: Home, tmp_path: Path,
 
 def test_a_ledgers_own_file_with_its_log_is_a_backup_too(cli: Cli, home: Home, tmp_path: Path) -> None:
     cli.dispatched()
-    forget_the_ledger()
+    close_ledger()
     other = tmp_path / "other.db"
     for suffix in ("", "-wal"):
         (tmp_path / f"other.db{suffix}").write_bytes(Path(f"{home.database}{suffix}").read_bytes())
@@ -134,7 +128,7 @@ def test_a_ledgers_own_file_with_its_log_is_a_backup_too(cli: Cli, home: Home, t
 def test_a_backup_copied_into_place_by_hand_works(cli: Cli, home: Home, tmp_path: Path) -> None:
     cli.dispatched()
     cli("backup", str(tmp_path / "b.db"))
-    forget_the_ledger()
+    close_ledger()
     for path in home.path.glob("vp_state.db*"):
         path.unlink()
     home.database.write_bytes((tmp_path / "b.db").read_bytes())
@@ -145,7 +139,7 @@ def test_a_backup_copied_into_place_by_hand_works(cli: Cli, home: Home, tmp_path
 def test_a_ledger_elsewhere_behind_a_link_is_replaced_there(cli: Cli, home: Home, tmp_path: Path) -> None:
     cli.dispatched()
     cli("backup", str(tmp_path / "b.db"))
-    forget_the_ledger()
+    close_ledger()
     (tmp_path / "disk").mkdir()
     for suffix in ("", "-wal", "-shm"):
         os.rename(f"{home.database}{suffix}", tmp_path / "disk" / f"vp_state.db{suffix}")
@@ -160,7 +154,7 @@ def test_a_move_that_fails_puts_the_old_ledger_back(
 ) -> None:
     cli.dispatched()
     cli("backup", str(tmp_path / "b.db"))
-    forget_the_ledger()
+    close_ledger()
 
     def refuses(source: object, target: object) -> None:
         raise OSError(5, "Input/output error")

@@ -79,6 +79,8 @@ def next_step(error: Mapping[str, Any], command: click.Command | None) -> str:
             return "vp doctor   (vp_queue.toml: allowed_target_roots)"
         case "configuration_error":
             return "correct it, then: vp doctor"
+        case "ledger_busy" if details.get("pids") or details.get("supervised"):
+            return "vp down, and end what else uses it; then try again"
         case "ledger_busy":
             return f"try again in {error.get('retry_after_seconds') or 1:g} s; if it lasts: vp doctor"
         case "validation_error":

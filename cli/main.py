@@ -49,6 +49,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "usage": ("housekeeping", "Show what takes room: missions, workspaces, ledger, logs."),
     "prune": ("housekeeping", "Remove old missions now, with their workspaces."),
     "model": ("model", "The local demonstration model."),
+    "backup": ("copies", "Copy the ledger to one file, while everything runs."),
+    "restore": ("copies", "Put a backup in the ledger's place."),
     "migrate": ("setup", "Bring the ledger to this version's schema."),
     "schema": ("setup", "Print the JSON Schemas of a tool."),
     "completion": ("setup", "Print the shell's completion script."),

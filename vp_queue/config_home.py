@@ -21,7 +21,8 @@ def ensure_home(settings: Settings) -> None:
     A workspaces root of which programs of other users shall reach their own part (``run_as``) is made 0711.
 
     A folder that exists keeps its mode, but one that others could write to, or that belongs to
-    someone else, is refused: its owner could swap the ledger or a profile's command.
+    someone else, is refused: its owner could swap the ledger or a profile's command. On a file system
+    that is mounted read-only they are left as they are.
 
     Raises:
         ConfigurationError: a folder cannot be made or used; the message says what to do.
@@ -46,6 +47,8 @@ def _check_private(folder: Path, found: os.stat_result) -> None:
         raise _refused(folder, f"it belongs to user {found.st_uid}, and this process runs as user {os.geteuid()}")
     if found.st_mode & stat.S_IWOTH:
         raise _refused(folder, f'anyone may write to it; run: chmod 700 "{folder}"')
+    if os.statvfs(folder).f_flag & os.ST_RDONLY:
+        return  # reading may go on; whoever wants to write hears of it from the ledger
     if not os.access(folder, os.W_OK | os.X_OK):
         raise _refused(folder, f'this user may not write to it; run: chmod 700 "{folder}"')
 

@@ -13,6 +13,7 @@ eight processes; IMMEDIATE gave none. Nobody else opens a transaction.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import sqlite3  # for its version only: the file is never opened with it
@@ -21,7 +22,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import cysqlite
 from peewee import DatabaseError, InterfaceError
@@ -42,6 +43,10 @@ CANNOT_OPEN: Final = 14  # SQLITE_CANTOPEN
 FCNTL_PERSIST_WAL: Final = 10  # SQLITE_FCNTL_PERSIST_WAL
 OPEN_READWRITE: Final[int] = getattr(cysqlite, "SQLITE_OPEN_READWRITE")  # noqa: B009  made at run time
 DAMAGED: Final = {11: "database disk image is malformed", 26: "file is not a SQLite database"}
+DAMAGED_SCHEMA: Final = ("no such table", "unsupported file format")  # which SQLite gives no code of their own
+CHECK_WRITABLE: Final = (
+    "check that its folder exists, the permissions of both, and that the file system is not mounted read-only"
+)
 DRIVER_ERRORS: Final = (DatabaseError, InterfaceError, cysqlite.Error)
 PRAGMAS: Final = {
     "synchronous": 2,  # FULL: an acknowledged dispatch survives a power cut
@@ -193,7 +198,7 @@ def check_intact() -> None:
     """Look through the current ledger for damage, as whoever executes or repairs does before it starts.
 
     A ledger beyond ``limits.CHECKED_BYTES`` is not looked through: it would keep a restarted worker from its work
-    for long. ``vp doctor`` does it whatever the size.
+    for long. ``vp backup`` does it whatever the size.
 
     Raises:
         LedgerUnavailable: it is corrupt.
@@ -275,6 +280,22 @@ def write_transaction() -> Iterator[Transaction]:
     announce(transaction.events)
 
 
+@contextlib.contextmanager
+def as_it_is(path: Path, lock: Literal["deferred", "immediate"]) -> Iterator[LedgerDatabase]:
+    """A transaction on the ledger at ``path`` as it is: neither migrated nor made current. For its copies only.
+
+    Args:
+        path: an existing file; SQLite would make a missing one.
+        lock: ``deferred`` for a snapshot, ``immediate`` to keep all writers out.
+
+    Raises:
+        LedgerBusy, LedgerUnavailable: it cannot be read, or locked.
+    """
+    db = Ledger(path).db
+    with forks.passage(), translated_errors(path), contextlib.closing(db), db.atomic(lock):
+        yield db
+
+
 def _reattach(ledger: Ledger) -> None:
     """Connect anew if the log was replaced; a replaced ledger is for :func:`open_ledger` to judge."""
     if ledger.db.log_is_another():
@@ -329,6 +350,9 @@ def translated_errors(path: Path) -> Iterator[None]:
         yield
     except DRIVER_ERRORS as error:
         raise translate(error, path) from error
+    except (UnicodeDecodeError, json.JSONDecodeError, OverflowError) as error:
+        # SQLite's pages have no checksums: a flipped bit in a text or a time shows only when that is read.
+        raise corrupt(path, f"it holds what cannot be read: {type(error).__name__}") from error
 
 
 def _code(error: BaseException) -> int | None:
@@ -354,14 +378,17 @@ def translate(error: BaseException, path: Path) -> VpError:
             retry_after_seconds=RETRY_AFTER_SECONDS,
         )
     remedies = {
-        8: "it is read-only here; check the permissions of the file and its folder",
+        8: f"it is read-only here; {CHECK_WRITABLE}; else its header is damaged. {schema.HOW_TO_RESTORE}",
         10: "the disk answered with an I/O error; check the disk",
         13: "the disk is full; free some space",
-        CANNOT_OPEN: "it cannot be opened; check that its folder exists and is writable",
+        CANNOT_OPEN: f"it cannot be opened; {CHECK_WRITABLE}",
     }
     if _code(error) in DAMAGED:
         return corrupt(path, DAMAGED[_code(error) or 0])
     remedy = remedies.get(_code(error) or 0)
+    damage = next((words for words in DAMAGED_SCHEMA if words in str(error)), None)
+    if remedy is None and damage is not None:
+        return corrupt(path, damage)
     if remedy is None:
         raise error  # a bug of ours, not the world's: the caller's face makes it an internal_error
     return LedgerUnavailable(f"The ledger {path} cannot be used: {remedy}. Nothing was written.", path=str(path))

@@ -66,7 +66,7 @@ def ensure(db: Any, path: Path, *, anew: bool = False) -> list[str]:
     Raises:
         LedgerUnavailable: one was removed (see :func:`stood_before`), or is a newer one's, or cannot be made.
     """
-    if _has_content(path) and not pending(db, path):
+    if _has_content(path) and not pending(db, path) and _in_wal_mode(db):
         return []
     with lock(path) as held:
         if not _has_content(path) and stood_before(path) and not anew:
@@ -103,6 +103,11 @@ def _removed(path: Path) -> LedgerUnavailable:
         path=str(path),
         removed=True,
     )
+
+
+def _in_wal_mode(db: Any) -> bool:
+    """False of a backup that somebody copied to the ledger's place by hand: it opens alone, without a log."""
+    return bool(db.execute_sql("PRAGMA journal_mode").fetchone()[0] == "wal")
 
 
 def _has_content(path: Path) -> bool:
@@ -154,7 +159,7 @@ def lock(path: Path) -> Iterator[int]:
             except BlockingIOError:
                 if clock.monotonic() > deadline:
                     raise LedgerBusy(
-                        f"Another process has been migrating {path} for {LOCK_WAIT_SECONDS:.0f} s.",
+                        f"Another process has been migrating or restoring {path} for {LOCK_WAIT_SECONDS:.0f} s.",
                         retry_after_seconds=5.0,
                     ) from None
                 time.sleep(0.02)

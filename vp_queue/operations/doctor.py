@@ -16,9 +16,10 @@ from typing import Any, Final
 
 from vp_queue import __version__, clock, missions, missions_admission, missions_space
 from vp_queue.config import Profile, Settings
+from vp_queue.contracts import limits
 from vp_queue.errors import VpError
 from vp_queue.executors import model_local
-from vp_queue.ledger import database, locks, schema
+from vp_queue.ledger import backup, database, locks, schema
 from vp_queue.worker import cgroups
 
 Check = dict[str, Any]
@@ -118,6 +119,9 @@ def _private(name: str, path: Path, forbidden_bits: int, command: str) -> Check:
 
 def _file_system(path: Path) -> Check:
     kind = file_system(path)
+    if os.statvfs(path).f_flag & os.ST_RDONLY:
+        fix = "Nothing can be written; find out why (dmesg), then: mount -o remount,rw"
+        return check("file system", False, f"{kind}, mounted read-only, at {path}", fix)
     if kind in NETWORK_FILE_SYSTEMS or kind.startswith("fuse."):
         fix = "SQLite loses data on network file systems: put VP_HOME on a local disk."
         return check("file system", False if kind in NETWORK_FILE_SYSTEMS else None, f"{kind}, at {path}", fix)
@@ -154,6 +158,9 @@ def _ledger(settings: Settings) -> Iterator[Check]:
     try:
         found = path.stat()
     except OSError as error:
+        if schema.stood_before(path):
+            yield check("ledger", False, f"{path} was here and is gone", f"{schema.HOW_TO_RESTORE}.")
+            return
         missing = isinstance(error, FileNotFoundError)
         detail = f"{path} does not exist yet" if missing else f"{path}: {error.strerror}"
         yield check(
@@ -179,6 +186,20 @@ def _ledger(settings: Settings) -> Iterator[Check]:
     detail = f"pending: {', '.join(pending)}" if pending else f"{len(known)} applied, newest {known[-1]}"
     yield check("schema", None if pending else True, detail, "Run: vp migrate")
     yield _write_lock(path)
+    yield _integrity(path, found.st_size)
+
+
+def _integrity(path: Path, size_bytes: int) -> Check:
+    """SQLite's own check of the whole file, where that takes a moment only."""
+    if size_bytes > limits.CHECKED_BYTES:
+        fix = "To have it checked as a whole, make a copy: vp backup FILE"
+        return check("integrity", None, f"not looked at: over {limits.CHECKED_BYTES >> 20} MiB", fix)
+    try:
+        with backup.opened(path) as db:
+            damage = backup.damage(db)
+    except VpError as error:
+        damage = error.message
+    return check("integrity", damage is None, damage or "ok", f"{schema.HOW_TO_RESTORE}.")
 
 
 def _write_lock(path: Path) -> Check:
@@ -188,12 +209,8 @@ def _write_lock(path: Path) -> Check:
         time.sleep(HONEST_WRITE_SECONDS)
     if holder is None or locks.write_lock_holder(path) != holder:
         return check("write lock", True, "free")
-    try:
-        command = Path(f"/proc/{holder}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-    except OSError:
-        command = "gone"
     fix = f"Nobody else can write. If it is stopped: kill -CONT {holder}; if it hangs: kill {holder}"
-    return check("write lock", False, f"held by process {holder} ({command[:200]})", fix)
+    return check("write lock", False, f"held by process {holder} ({locks.command(holder)})", fix)
 
 
 # --- processes ----------------------------------------------------------------------------------
@@ -233,7 +250,11 @@ def _processes(settings: Settings, supervised: Mapping[str, Any]) -> Iterator[Ch
         yield check("supervisord", not idle, detail, f"See {settings.logs_dir}")
     if not _readable(settings):
         return
-    heartbeats = [keeper.heartbeat_at for keeper in missions.keepers()]
+    try:
+        heartbeats = [keeper.heartbeat_at for keeper in missions.keepers()]
+    except VpError as error:
+        yield check("keeper", None, error.message, "Put the ledger right first.")
+        return
     if not heartbeats:
         fix = "Without one, crashed missions stay as they are and later ones never become due. Run: vp up --detach"
         yield check("keeper", None, "none running", fix)

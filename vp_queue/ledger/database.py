@@ -16,6 +16,7 @@ import contextlib
 import logging
 import os
 import sqlite3  # for its version only: the file is never opened with it
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -296,9 +297,12 @@ def _begun(ledger: Ledger) -> Iterator[None]:
         except DRIVER_ERRORS as error:
             if not _is_busy(error) or clock.monotonic() + BEGIN_WAIT_SECONDS > deadline:
                 raise
-    with contextlib.ExitStack() as stack:
-        stack.push(atomic)
+    try:
         yield
+    except BaseException:
+        atomic.__exit__(*sys.exc_info())
+        raise
+    atomic.__exit__(None, None, None)
 
 
 def observe_commits(observer: CommitObserver) -> None:

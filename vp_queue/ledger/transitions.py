@@ -30,18 +30,24 @@ BACKOFF_CAP_SECONDS: Final = 3600.0
 AT_ONCE: Final = clock.EARLIEST
 
 
-def accept(tx: Transaction, new: NewMission) -> Mission:
-    """A new mission, queued, with its idempotency key; the caller enqueues its wake-up in the same transaction."""
-    values = dict(vars(new))
-    digest, values["id"] = values.pop("request_digest"), values.pop("mission_id")
-    mission = Mission(
-        **values,
-        status=Status.QUEUED,
-        due_at=max(new.not_before, tx.now) if new.not_before else AT_ONCE,
-        created_at=tx.now,
-        queued_at=tx.now,
-    )
-    transitions_sql.INSERT_MISSION.insert(**mission.__data__)
+def accept(tx: Transaction, new: NewMission, queue_row: int | None = None) -> Mission:
+    """A new mission, queued, with its idempotency key.
+
+    Args:
+        queue_row: the wake-up that was written in the same transaction; None: it is not due yet.
+    """
+    values = {
+        **vars(new),
+        "id": new.mission_id,
+        "status": Status.QUEUED,
+        "due_at": max(new.not_before, tx.now) if new.not_before else AT_ONCE,
+        "queue_row": queue_row,
+        "created_at": tx.now,
+        "queued_at": tx.now,
+    }
+    digest = values.pop("request_digest")
+    del values["mission_id"]
+    mission = transitions_sql.INSERT_MISSION.row(**values)
     if new.idempotency_key is not None:
         transitions_sql.INSERT_KEY.insert(
             vp_id=new.vp_id,

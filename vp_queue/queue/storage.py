@@ -69,8 +69,9 @@ class LedgerStorage(CySqliteStorage):
     @contextlib.contextmanager
     def db(self, commit: bool = False, close: bool = False) -> Iterator[Any]:
         """A cursor on the ledger's connection; a write joins the open transaction or makes its own."""
-        ledger = database.current()
-        if commit and not ledger.db.in_transaction():
+        if database.current().db.in_transaction():
+            yield self.conn.cursor()
+        elif commit:
             with database.write_transaction():
                 yield self.conn.cursor()
         else:

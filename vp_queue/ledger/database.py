@@ -44,6 +44,7 @@ FCNTL_PERSIST_WAL: Final = 10  # SQLITE_FCNTL_PERSIST_WAL
 OPEN_READWRITE: Final[int] = getattr(cysqlite, "SQLITE_OPEN_READWRITE")  # noqa: B009  made at run time
 DAMAGED: Final = {11: "database disk image is malformed", 26: "file is not a SQLite database"}
 DRIVER_ERRORS: Final = (DatabaseError, InterfaceError, cysqlite.Error)
+NORMAL: Final = 1  # of PRAGMA synchronous: in a log (WAL), only checkpoints wait for the disk
 PRAGMAS: Final = {
     "synchronous": 2,  # FULL: an acknowledged dispatch survives a power cut
     "foreign_keys": 1,
@@ -248,8 +249,13 @@ def read_transaction() -> Iterator[datetime]:
 
 
 @contextlib.contextmanager
-def write_transaction() -> Iterator[Transaction]:
+def write_transaction(*, synced: bool = True) -> Iterator[Transaction]:
     """The only way to write: ``BEGIN IMMEDIATE``, all or nothing, then the events are announced.
+
+    Args:
+        synced: False does not wait for the disk: a power cut may undo the commit, whole, with those that followed
+            it until the next synced one; nothing else undoes it. For what means nothing after a restart of the
+            machine.
 
     Raises:
         LedgerBusy: the write lock could not be had within ``limits.WRITE_WAIT_SECONDS``.
@@ -261,7 +267,7 @@ def write_transaction() -> Iterator[Transaction]:
         raise RuntimeError("write_transaction does not nest: pass the open Transaction on")
     with forks.passage(), translated_errors(ledger.path):
         _reattach(ledger)
-        with _begun(ledger):
+        with _begun(ledger) if synced else _begun_unsynced(ledger):
             transaction = Transaction(now=clock.now())
             yield transaction
         if ledger.db.log_is_another():
@@ -284,6 +290,17 @@ def _reattach(ledger: Ledger) -> None:
             raise LedgerUnavailable(f"Nothing was read or written: {gone}. Try again.", path=str(ledger.path))
         logger.warning("the log of %s was replaced; connecting anew", ledger.path)
         ledger.db.close()
+
+
+@contextlib.contextmanager
+def _begun_unsynced(ledger: Ledger) -> Iterator[None]:
+    connection = ledger.db.connection()
+    connection.pragma("synchronous", NORMAL)  # for this connection, until it is set back
+    try:
+        with _begun(ledger):
+            yield
+    finally:
+        connection.pragma("synchronous", PRAGMAS["synchronous"])
 
 
 @contextlib.contextmanager

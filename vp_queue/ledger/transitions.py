@@ -73,7 +73,12 @@ def expected_attempt(mission_id: str) -> int | None:
 
 
 def claim(
-    tx: Transaction, mission_id: str, attempt: int, worker: WorkerIdentity, lease_seconds: float
+    tx: Transaction,
+    mission_id: str,
+    attempt: int,
+    worker: WorkerIdentity,
+    lease_seconds: float,
+    workspace: str | None = None,
 ) -> tuple[Mission, Claim] | None:
     """queued → running, if ``attempt`` is the number expected next; else a stale or duplicate wake-up: None.
 
@@ -82,6 +87,7 @@ def claim(
     Args:
         attempt: the number the queue row carried.
         lease_seconds: how long the lease holds without a heartbeat.
+        workspace: where the attempt will work; nothing is made there before this is committed.
     """
     mission = transitions_sql.CLAIM.row(id=mission_id, attempt=attempt, attempt_before=attempt - 1, now=tx.now)
     if mission is None:
@@ -97,6 +103,7 @@ def claim(
         lease_expires_at=tx.now + timedelta(seconds=lease_seconds),
         lease_expires_boottime_us=clock.boottime_us() + int(lease_seconds * 1_000_000),
         heartbeat_at=tx.now,
+        workspace=workspace,
         started_at=tx.now,
     )
     record_mission_event(tx, mission, EventType.STARTED, {"worker_id": worker.worker_id, "host": worker.host})

@@ -140,7 +140,8 @@ class ProgramControl:
             yield launched
 
     def _open_gate(self, launched: process.LaunchedProgram) -> None:
-        with database.write_transaction() as tx:
+        # Not synced: after a power cut no process is left to be found by it.
+        with database.write_transaction(synced=False) as tx:
             held = leases.spawned(tx, self._running.claim, asdict(launched.identity))
         if not held:
             self._running.stop(StopReason.LEASE_LOST)

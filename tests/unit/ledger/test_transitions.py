@@ -431,7 +431,6 @@ WORKERS_WORDS: dict[str, Callable[[Transaction, Claim], Any]] = {
     "cancelled": lambda tx, claim: transitions.cancelled(tx, claim, Ending()),
     "ask": lambda tx, claim: transitions.ask(tx, claim, "which?"),
     "renew": lambda tx, claim: leases.renew(tx, claim, 60, None),
-    "place": lambda tx, claim: leases.place(tx, claim, "/elsewhere"),
     "spawned": lambda tx, claim: leases.spawned(tx, claim, {"pid": 1}),
     "progress": lambda tx, claim: leases.progress(tx, claim, 0.9, "nearly"),
     "take_over": lambda tx, claim: leases.take_over(tx, suspect(claim), 60, None, only_if_expired=False),

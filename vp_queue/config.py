@@ -9,6 +9,7 @@ wherever it comes from; only the blame differs: a line, a variable's name, an ar
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import stat
@@ -122,7 +123,7 @@ class Settings:
     min_free_bytes: int | None = None
     retention: Retention = DEFAULT
 
-    @property
+    @functools.cached_property
     def database_path(self) -> Path:
         """The ledger's file.
 
@@ -181,17 +182,17 @@ def load(environ: Mapping[str, str] = os.environ, **overrides: object) -> Settin
         ConfigurationError: names the file, key and line, or the variable, or the argument at fault.
     """
     given = {name: value for name, value in overrides.items() if value is not None}
-    home = _location(given.pop("home", None), "home", environ, "VP_HOME") or _default_home(environ, sys.platform)
-    path = _location(given.pop("config_path", None), "config_path", environ, "VP_CONFIG") or home / "vp_queue.toml"
-    variables = {name: environ[name] for name in _VARIABLES if environ.get(name)}
-    stamp = _stamp(path)
     # By repr: an argument may be a list, and 30 is not "30".
-    key = (home, path, stamp, environ.get("HOME"), repr(sorted(variables.items())), repr(sorted(given.items())))
+    arguments = repr(sorted(given.items())) if given else ""
+    home, path = _places(given, environ)
+    stamp = _stamp(path)
+    variables = {name: value for name in _VARIABLES if (value := environ.get(name))}
+    key = (home, path, stamp, environ.get("HOME"), *variables.items(), arguments)
     # No lock, because one held while another thread forks stays held in the child; single dict
     # operations are atomic, and two threads that both read the file get equal settings.
     settings = _cache.get(key)
     if settings is None:
-        settings = _read(home, path, stamp is not None, environ, variables, given)
+        settings = _read(Path(home), Path(path), stamp is not None, environ, variables, given)
         if stamp is None or clock.to_micros(clock.now()) - stamp[0] // 1_000 > RACY_MICROSECONDS:
             if len(_cache) >= CACHED:
                 _cache.clear()
@@ -261,29 +262,40 @@ def _from_variables(variables: Mapping[str, str]) -> dict[str, object]:
 # --- where things are ---------------------------------------------------------------------------
 
 
-def _location(argument: object, name: str, environ: Mapping[str, str], variable: str) -> Path | None:
+def _places(given: dict[str, object], environ: Mapping[str, str]) -> tuple[str, str]:
+    """VP_HOME and the file, absolute; takes them out of the arguments given.
+
+    As texts: to make and compare two paths is half of what a call of :func:`load` costs.
+    """
+    home = given.pop("home", None)
+    home = _location(home, "home", environ, "VP_HOME") or _default_home(environ, sys.platform)
+    path = _location(given.pop("config_path", None), "config_path", environ, "VP_CONFIG")
+    return home, path or os.path.join(home, "vp_queue.toml")
+
+
+def _location(argument: object, name: str, environ: Mapping[str, str], variable: str) -> str | None:
     value = argument if argument is not None else environ.get(variable)
     if argument is None and not value:
         return None
     try:
         if not isinstance(value, str | Path):
             raise ValueError(f"give a path, not {shown(value)}")
-        return Path(os.path.abspath(expand_user(_check_path(os.fspath(value)), environ)))
+        return os.path.abspath(expand_user(_check_path(os.fspath(value)), environ))
     except ValueError as error:
         if argument is not None:
             raise _blame_argument((name,), str(error)) from None
         raise ConfigurationError(f"environment variable {variable}: {error}", variable=variable) from None
 
 
-def _default_home(environ: Mapping[str, str], platform: str) -> Path:
+def _default_home(environ: Mapping[str, str], platform: str) -> str:
     """The platform's folder for a user's state (XDG base directories; Apple's file system guide)."""
     try:
         if platform == "darwin":
-            return Path(expand_user("~/Library/Application Support/vp-queue", environ))
+            return expand_user("~/Library/Application Support/vp-queue", environ)
         state = environ.get("XDG_STATE_HOME", "")
         # The XDG specification: a relative path is invalid and to be ignored.
         folder = state if state.startswith("/") else expand_user("~/.local/state", environ)
-        return Path(os.path.abspath(folder)) / "vp-queue"
+        return os.path.join(os.path.abspath(folder), "vp-queue")
     except ValueError:
         raise ConfigurationError("there is no home directory to put the state in: set VP_HOME") from None
 
@@ -304,7 +316,7 @@ def _sqlite_path(url: str, home: Path) -> Path:
 # --- the file -----------------------------------------------------------------------------------
 
 
-def _stamp(path: Path) -> tuple[int, int, int, int] | None:
+def _stamp(path: str) -> tuple[int, int, int, int] | None:
     try:
         found = os.stat(path)
     except FileNotFoundError:
@@ -312,11 +324,11 @@ def _stamp(path: Path) -> tuple[int, int, int, int] | None:
     except OSError as error:
         raise _unreadable(path, error) from None
     if not stat.S_ISREG(found.st_mode):
-        raise ConfigurationError(f"{path} is not a regular file", file=str(path))
+        raise ConfigurationError(f"{path} is not a regular file", file=path)
     return found.st_mtime_ns, found.st_size, found.st_ino, found.st_ctime_ns
 
 
-def _unreadable(path: Path, error: OSError) -> ConfigurationError:
+def _unreadable(path: Path | str, error: OSError) -> ConfigurationError:
     return ConfigurationError(f"cannot read {path}: {error.strerror}; correct its path or its mode", file=str(path))
 
 

@@ -9,8 +9,7 @@ Huey, the executors and what reads files are imported by the use cases that need
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from vp_queue import clock, config
 from vp_queue.code_digest import code_digest
@@ -56,8 +55,9 @@ def dispatch(request: asked.DispatchMission) -> views.DispatchAnswer:
     """
     settings = ready()
     profile = settings.profile(request.vp_id)
-    digest = request.digest()
+    digest = None
     if request.idempotency_key is not None:
+        digest = request.digest()
         with database.read_transaction():
             replay = _replay(settings, request.vp_id, request.idempotency_key, digest)
         if replay is not None:
@@ -65,29 +65,32 @@ def dispatch(request: asked.DispatchMission) -> views.DispatchAnswer:
     new = NewMission(
         mission_id=clock.new_mission_id(),
         request_digest=digest,
-        constraints=request.constraints.given(),
-        budget=request.budget.given(),
         target_realpath=check_can_run(settings, profile, request),
-        **request.model_dump(exclude={"constraints", "budget"}),
+        **_stored(request),
     )
     mission, created = _accept(settings, new)
     return views.DispatchAnswer(mission=mission, created=created)
 
 
+def _stored(request: asked.DispatchMission) -> dict[str, Any]:
+    """The request's fields, each as the mission holds it."""
+    return {**vars(request), "constraints": request.constraints.given(), "budget": request.budget.given()}
+
+
 def _accept(settings: Settings, new: NewMission) -> tuple[views.MissionView, bool]:
     from vp_queue.queue import huey  # before the transaction, which must not wait for it
 
+    wake_up = huey.first_wake_up(new)
     with database.write_transaction() as tx:
         replay = _replay(settings, new.vp_id, new.idempotency_key, new.request_digest)
         if replay is not None:
             return replay, False
-        mission = transitions.accept(tx, new)
-        if new.not_before is None or new.not_before <= tx.now:
-            huey.enqueue(tx, mission)
+        due = new.not_before is None or new.not_before <= tx.now
+        mission = transitions.accept(tx, new, wake_up.write() if due else None)
     return _view(settings, mission), True
 
 
-def _replay(settings: Settings, vp_id: str, key: str | None, digest: str) -> views.MissionView | None:
+def _replay(settings: Settings, vp_id: str, key: str | None, digest: str | None) -> views.MissionView | None:
     """The mission this key already stands for, if the request is the same."""
     known = queries.key_row(vp_id, key) if key is not None else None
     if known is None:
@@ -206,14 +209,12 @@ def retry(request: asked.RetryMission) -> views.RetryAnswer:
     new = NewMission(
         mission_id=clock.new_mission_id(),
         request_digest=digest,
-        constraints=old.constraints,
-        budget=old.budget,
         target_realpath=check_can_run(settings, settings.profile(old.vp_id), again),
         guidance=request.guidance,
         retry_of=old.id,
-        **again.model_dump(exclude={"constraints", "budget", "idempotency_key"}),
+        **{**_stored(again), "idempotency_key": request.idempotency_key},
     )
-    mission, created = _accept(settings, replace(new, idempotency_key=request.idempotency_key))
+    mission, created = _accept(settings, new)
     return views.RetryAnswer(mission=mission, created=created)
 
 

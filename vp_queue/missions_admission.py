@@ -42,7 +42,7 @@ def check_can_run(settings: Settings, profile: Profile, request: asked.DispatchM
     else:
         from vp_queue.executors import registry
 
-        available = registry.availability(profile.executor, profile.options)
+        available = registry.lately_available(profile.executor, profile.options)
         if not available.ok:
             raise ExecutorUnavailable(
                 f"{profile.vp_id} cannot run: {available.reason}. `vp doctor` shows what each VP needs.",

@@ -17,6 +17,7 @@ import json
 import logging
 import os
 import sqlite3  # for its version only: the file is never opened with it
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -48,6 +49,7 @@ CHECK_WRITABLE: Final = (
     "check that its folder exists, the permissions of both, and that the file system is not mounted read-only"
 )
 DRIVER_ERRORS: Final = (DatabaseError, InterfaceError, cysqlite.Error)
+NORMAL: Final = 1  # of PRAGMA synchronous: in a log (WAL), only checkpoints wait for the disk
 PRAGMAS: Final = {
     "synchronous": 2,  # FULL: an acknowledged dispatch survives a power cut
     "foreign_keys": 1,
@@ -252,8 +254,13 @@ def read_transaction() -> Iterator[datetime]:
 
 
 @contextlib.contextmanager
-def write_transaction() -> Iterator[Transaction]:
+def write_transaction(*, synced: bool = True) -> Iterator[Transaction]:
     """The only way to write: ``BEGIN IMMEDIATE``, all or nothing, then the events are announced.
+
+    Args:
+        synced: False does not wait for the disk: a power cut may undo the commit, whole, with those that followed
+            it until the next synced one; nothing else undoes it. For what means nothing after a restart of the
+            machine.
 
     Raises:
         LedgerBusy: the write lock could not be had within ``limits.WRITE_WAIT_SECONDS``.
@@ -265,7 +272,7 @@ def write_transaction() -> Iterator[Transaction]:
         raise RuntimeError("write_transaction does not nest: pass the open Transaction on")
     with forks.passage(), translated_errors(ledger.path):
         _reattach(ledger)
-        with _begun(ledger):
+        with _begun(ledger) if synced else _begun_unsynced(ledger):
             transaction = Transaction(now=clock.now())
             yield transaction
         if ledger.db.log_is_another():
@@ -307,6 +314,17 @@ def _reattach(ledger: Ledger) -> None:
 
 
 @contextlib.contextmanager
+def _begun_unsynced(ledger: Ledger) -> Iterator[None]:
+    connection = ledger.db.connection()
+    connection.pragma("synchronous", NORMAL)  # for this connection, until it is set back
+    try:
+        with _begun(ledger):
+            yield
+    finally:
+        connection.pragma("synchronous", PRAGMAS["synchronous"])
+
+
+@contextlib.contextmanager
 def _begun(ledger: Ledger) -> Iterator[None]:
     deadline = clock.monotonic() + limits.WRITE_WAIT_SECONDS
     atomic = ledger.db.atomic("immediate")
@@ -317,9 +335,12 @@ def _begun(ledger: Ledger) -> Iterator[None]:
         except DRIVER_ERRORS as error:
             if not _is_busy(error) or clock.monotonic() + BEGIN_WAIT_SECONDS > deadline:
                 raise
-    with contextlib.ExitStack() as stack:
-        stack.push(atomic)
+    try:
         yield
+    except BaseException:
+        atomic.__exit__(*sys.exc_info())
+        raise
+    atomic.__exit__(None, None, None)
 
 
 def observe_commits(observer: CommitObserver) -> None:

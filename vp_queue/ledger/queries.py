@@ -44,6 +44,29 @@ _KEY: Final = Reading(
 )
 
 ALIVE: Final = (WorkerState.RUNNING, WorkerState.DRAINING)
+_SHOWN_AS_STORED: Final = (
+    "vp_id",
+    "mission_type",
+    "objective",
+    "constraints",
+    "budget",
+    "metadata",
+    "priority",
+    "idempotency_key",
+    "attempt",
+    "attempts_charged",
+    "max_attempts",
+    "created_at",
+    "queued_at",
+    "started_at",
+    "finished_at",
+    "not_before",
+    "expires_at",
+    "result",
+    "retry_of",
+    "source_session_id",
+)
+
 StallLimits = Mapping[str, float]  # vp_id → seconds without output or progress
 
 
@@ -88,38 +111,20 @@ def _mission_view(row: Mission, attempt: Attempt | None, now: datetime, stall: S
     duration = None
     if row.started_at is not None:
         duration = max(0.0, ((row.finished_at or now) - row.started_at).total_seconds())
+    stored = row.__data__  # Peewee's attributes cost more than the whole view
     return MissionView(
         mission_id=row.id,
-        vp_id=row.vp_id,
-        mission_type=row.mission_type,
-        objective=row.objective,
-        constraints=row.constraints,
-        budget=row.budget,
-        metadata=row.metadata,
-        priority=row.priority,
-        idempotency_key=row.idempotency_key,
+        **{name: stored[name] for name in _SHOWN_AS_STORED},
         status=Status(row.status),
         terminal=row.status in TERMINAL,
         cancel_requested=row.cancel_requested_at is not None,
-        attempt=row.attempt,
-        attempts_charged=row.attempts_charged,
-        max_attempts=row.max_attempts,
-        created_at=row.created_at,
-        queued_at=row.queued_at,
-        started_at=row.started_at,
-        finished_at=row.finished_at,
-        not_before=row.not_before,
-        expires_at=row.expires_at,
         duration_seconds=duration,
         stalled=_stalled(attempt, now, stall.get(row.vp_id)),
         workspace=f"workspace://{row.vp_id}/{row.id}",
-        result=row.result,
         failure=FailureView(**row.failure) if row.failure and row.status == Status.FAILED else None,
         usage=UsageView(**row.usage) if row.usage else None,
         progress=ProgressView(**row.progress) if row.progress else None,
         question=QuestionView(**row.question) if row.question else None,
-        retry_of=row.retry_of,
-        source_session_id=row.source_session_id,
     )
 
 

@@ -30,18 +30,24 @@ BACKOFF_CAP_SECONDS: Final = 3600.0
 AT_ONCE: Final = clock.EARLIEST
 
 
-def accept(tx: Transaction, new: NewMission) -> Mission:
-    """A new mission, queued, with its idempotency key; the caller enqueues its wake-up in the same transaction."""
-    values = dict(vars(new))
-    digest, values["id"] = values.pop("request_digest"), values.pop("mission_id")
-    mission = Mission(
-        **values,
-        status=Status.QUEUED,
-        due_at=max(new.not_before, tx.now) if new.not_before else AT_ONCE,
-        created_at=tx.now,
-        queued_at=tx.now,
-    )
-    transitions_sql.INSERT_MISSION.insert(**mission.__data__)
+def accept(tx: Transaction, new: NewMission, queue_row: int | None = None) -> Mission:
+    """A new mission, queued, with its idempotency key.
+
+    Args:
+        queue_row: the wake-up that was written in the same transaction; None: it is not due yet.
+    """
+    values = {
+        **vars(new),
+        "id": new.mission_id,
+        "status": Status.QUEUED,
+        "due_at": max(new.not_before, tx.now) if new.not_before else AT_ONCE,
+        "queue_row": queue_row,
+        "created_at": tx.now,
+        "queued_at": tx.now,
+    }
+    digest = values.pop("request_digest")
+    del values["mission_id"]
+    mission = transitions_sql.INSERT_MISSION.row(**values)
     if new.idempotency_key is not None:
         transitions_sql.INSERT_KEY.insert(
             vp_id=new.vp_id,
@@ -67,7 +73,12 @@ def expected_attempt(mission_id: str) -> int | None:
 
 
 def claim(
-    tx: Transaction, mission_id: str, attempt: int, worker: WorkerIdentity, lease_seconds: float
+    tx: Transaction,
+    mission_id: str,
+    attempt: int,
+    worker: WorkerIdentity,
+    lease_seconds: float,
+    workspace: str | None = None,
 ) -> tuple[Mission, Claim] | None:
     """queued → running, if ``attempt`` is the number expected next; else a stale or duplicate wake-up: None.
 
@@ -76,6 +87,7 @@ def claim(
     Args:
         attempt: the number the queue row carried.
         lease_seconds: how long the lease holds without a heartbeat.
+        workspace: where the attempt will work; nothing is made there before this is committed.
     """
     mission = transitions_sql.CLAIM.row(id=mission_id, attempt=attempt, attempt_before=attempt - 1, now=tx.now)
     if mission is None:
@@ -91,6 +103,7 @@ def claim(
         lease_expires_at=tx.now + timedelta(seconds=lease_seconds),
         lease_expires_boottime_us=clock.boottime_us() + int(lease_seconds * 1_000_000),
         heartbeat_at=tx.now,
+        workspace=workspace,
         started_at=tx.now,
     )
     record_mission_event(tx, mission, EventType.STARTED, {"worker_id": worker.worker_id, "host": worker.host})

@@ -69,8 +69,9 @@ class LedgerStorage(CySqliteStorage):
     @contextlib.contextmanager
     def db(self, commit: bool = False, close: bool = False) -> Iterator[Any]:
         """A cursor on the ledger's connection; a write joins the open transaction or makes its own."""
-        ledger = database.current()
-        if commit and not ledger.db.in_transaction():
+        if database.current().db.in_transaction():
+            yield self.conn.cursor()
+        elif commit:
             with database.write_transaction():
                 yield self.conn.cursor()
         else:
@@ -107,7 +108,8 @@ class LedgerStorage(CySqliteStorage):
         parameters = (self.name, self.name)
         # Most wake-ups are for somebody else: look without the write lock first.
         while self.sql(NEXT_ROW, parameters, results=True):
-            with database.write_transaction() as tx:
+            # Not synced: a wake-up that a power cut brings back is stale, or wanted.
+            with database.write_transaction(synced=False) as tx:
                 row = self.conn.execute(NEXT_ROW, parameters).fetchone()
                 if row is None:
                     return None

@@ -21,6 +21,7 @@ from vp_queue.worker.attempt import RunningAttempt, StopReason
 from vp_queue.worker.lease import LeaseKeeper
 from vp_queue.worker.runner import AttemptRunner
 from vp_queue.worker.supervised import UNUSABLE_LEDGER, end_with_supervisord
+from vp_queue.worker.workspace import attempt_path
 
 logger = logging.getLogger("vp_queue.worker")
 
@@ -72,7 +73,8 @@ class MissionWorker:
             if self._stop_deadline is not None:
                 return  # still queued; the keeper writes it a new wake-up
             asked_us = clock.boottime_us()
-            claimed = runner.claim(mission_id, attempt, identity, self._settings.lease_seconds)
+            path = attempt_path(self._settings.workspaces_root, self._profile.vp_id, mission_id, attempt)
+            claimed = runner.claim(mission_id, attempt, identity, self._settings.lease_seconds, path)
             if claimed is None:
                 return
             mission, running = claimed

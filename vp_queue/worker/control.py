@@ -86,13 +86,15 @@ class ProgramControl:
         self._check_budget()
         self._write_progress()
 
-    def run_program(self, argv: Sequence[str], environment: Mapping[str, str] | None = None) -> ProgramExit:
+    def run_program(
+        self, argv: Sequence[str], environment: Mapping[str, str] | None = None, stdin: bytes | None = None
+    ) -> ProgramExit:
         """Run one program to the proved end of its tree; see ``executors.base.Control``."""
         if self.exit is not None:
             raise RuntimeError("an attempt runs one program; start others from within it")
         self._stop_if_told()
         with _report_pipe() as (read_end, write_end):
-            with self._launch(argv, environment or {}, write_end) as launched:
+            with self._launch(argv, environment or {}, write_end, stdin) as launched:
                 self._open_gate(launched)
                 self._stay(launched, ReportReader(read_end, self.reported))
                 self.exit = self._prove_dead(launched)
@@ -113,7 +115,7 @@ class ProgramControl:
 
     @contextmanager
     def _launch(
-        self, argv: Sequence[str], environment: Mapping[str, str], report_fd: int
+        self, argv: Sequence[str], environment: Mapping[str, str], report_fd: int, stdin: bytes | None
     ) -> Iterator[process.LaunchedProgram]:
         claim = self._running.claim
         complete = program_environment(
@@ -128,6 +130,7 @@ class ProgramControl:
             account=self._account,
         )
         self.reported.secrets = secrets_of(complete)
+        stdin_fd = _in_memory(stdin) if stdin is not None else None
         program = process.Program(
             argv=tuple(argv),
             env=complete,
@@ -135,6 +138,7 @@ class ProgramControl:
             log_path=self._workspace.log,
             marker=f"{claim.mission_id}.{claim.attempt}",
             pass_fds=(report_fd,),
+            stdin_fd=stdin_fd,
             redact=self.reported.secrets,
             max_processes=self._profile.max_processes,
             account=self._account,
@@ -143,11 +147,14 @@ class ProgramControl:
             launched = process.launch(program)
         finally:
             os.close(report_fd)  # the program has its own; ours would keep the reports from ever ending
+            if stdin_fd is not None:
+                os.close(stdin_fd)
         with closing(launched):
             yield launched
 
     def _open_gate(self, launched: process.LaunchedProgram) -> None:
-        with database.write_transaction() as tx:
+        # Not synced: after a power cut no process is left to be found by it.
+        with database.write_transaction(synced=False) as tx:
             held = leases.spawned(tx, self._running.claim, asdict(launched.identity))
         if not held:
             self._running.stop(StopReason.LEASE_LOST)
@@ -250,6 +257,15 @@ class ProgramControl:
             return
         self.reported.fresh = False
         self._progress_events += 1
+
+
+def _in_memory(data: bytes) -> int:
+    """A descriptor to read this from: a file without a name, so that it may be of any size and nobody waits."""
+    descriptor = os.memfd_create("stdin")
+    with open(descriptor, "wb", closefd=False) as file:
+        file.write(data)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from vp_queue.contracts import FailureCode, Status, limits
 from vp_queue.errors import LedgerBusy, LedgerUnavailable, TargetPathDenied, VpError
 from vp_queue.executors import registry
 from vp_queue.executors.base import Brief, ExecutorFailure, Stopped
-from vp_queue.ledger import database, fleet, leases, queries, transitions
+from vp_queue.ledger import database, fleet, queries, transitions
 from vp_queue.ledger.database import Transaction
 from vp_queue.ledger.models import Mission
 from vp_queue.ledger.records import Ending, Failure, WorkerIdentity
@@ -36,7 +36,7 @@ from vp_queue.worker.control import ProgramControl
 from vp_queue.worker.redaction import redacted
 from vp_queue.worker.reports import clean
 from vp_queue.worker.target import open_target
-from vp_queue.worker.workspace import Workspace, attempt_path, prepare, take_back, write_receipt
+from vp_queue.worker.workspace import Workspace, prepare, take_back, write_receipt
 
 logger = logging.getLogger("vp_queue.worker")
 
@@ -135,11 +135,6 @@ class AttemptRunner:
 
     def _prepare(self) -> Workspace:
         claim = self._claim
-        path = attempt_path(self._settings.workspaces_root, claim.vp_id, claim.mission_id, claim.attempt)
-        with database.write_transaction() as tx:
-            if not leases.place(tx, claim, str(path)):
-                self._running.stop(StopReason.LEASE_LOST)
-                raise Stopped
         self._workspace = prepare(
             self._settings.workspaces_root,
             claim.vp_id,
@@ -357,14 +352,19 @@ def _outcome(verdict: Verdict, reason: StopReason | None) -> str:
 
 
 def claim(
-    mission_id: str, attempt: int, worker: WorkerIdentity, lease_seconds: float
+    mission_id: str, attempt: int, worker: WorkerIdentity, lease_seconds: float, workspace: Path | None = None
 ) -> tuple[Mission, RunningAttempt] | None:
     """Claim the attempt a wake-up named, or None if that wake-up is stale, a duplicate or cancelled.
 
     None as well if its VP was paused after the wake-up was taken: then it is put back.
+
+    Args:
+        workspace: where the attempt will work, for the ledger to know before anything is there.
     """
     with database.write_transaction() as tx:
-        claimed = transitions.claim(tx, mission_id, attempt, worker, lease_seconds)
+        claimed = transitions.claim(
+            tx, mission_id, attempt, worker, lease_seconds, str(workspace) if workspace else None
+        )
         if claimed is None and transitions.expected_attempt(mission_id) == attempt:
             mission = queries.mission_row(mission_id)
             if fleet.on_hold(mission.vp_id):

@@ -55,6 +55,11 @@ def lock_held_by_another_process(path: Path) -> Iterator[None]:
         holder.communicate("")
 
 
+def synchronous() -> int:
+    """Whether this thread's commits wait for the disk: 2 = they do, 1 = only checkpoints."""
+    return int(database.current().db.connection().pragma("synchronous"))
+
+
 def note(text: str) -> None:
     """One small write with an event."""
     with write_transaction() as tx:
@@ -541,3 +546,31 @@ def test_the_holder_of_the_write_lock_can_be_named(ledger: database.Ledger) -> N
     with database.write_transaction():
         assert locks.write_lock_holder(ledger.path) == os.getpid()
     assert locks.write_lock_holder(ledger.path) is None
+
+
+# --- commits that need not be synced ------------------------------------------------------------
+
+
+def test_a_commit_waits_for_the_disk_unless_told_otherwise(ledger: database.Ledger) -> None:
+    with write_transaction():
+        assert synchronous() == 2
+    with write_transaction(synced=False):
+        assert synchronous() == 1
+    assert synchronous() == 2
+
+
+def test_after_an_unsynced_transaction_that_failed_commits_are_synced_again(ledger: database.Ledger) -> None:
+    with pytest.raises(KeyError), write_transaction(synced=False):
+        raise KeyError
+    assert synchronous() == 2
+    with lock_held_by_another_process(ledger.path), pytest.raises(LedgerBusy), write_transaction(synced=False):
+        pass
+    assert synchronous() == 2
+
+
+def test_what_was_written_unsynced_is_there_for_everybody(ledger: database.Ledger) -> None:
+    with write_transaction(synced=False) as tx:
+        record_vp_event(tx, VP, EventType.VP_PAUSED, {"text": "here"})
+    other = cysqlite.connect(str(ledger.path))
+    assert other.execute("SELECT count(*) FROM vp_event").fetchone()[0] == 1
+    other.close()

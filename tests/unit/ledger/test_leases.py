@@ -40,7 +40,7 @@ def claimed(host_identity: str | None = None) -> Claim:
     worker = WorkerIdentity("w-1", "host", host_identity or clock.host_identity())
     with database.write_transaction() as tx:
         transitions.accept(tx, new)
-        landed = transitions.claim(tx, mission_id, 1, worker, LEASE_SECONDS)
+        landed = transitions.claim(tx, mission_id, 1, worker, LEASE_SECONDS, "/w/attempt-1")
     assert landed is not None
     return landed[1]
 
@@ -277,13 +277,11 @@ def test_the_new_claim_ends_the_attempt() -> None:
     assert mission.status == "queued"
 
 
-# --- place and progress -------------------------------------------------------------------------
+# --- workspace and progress ---------------------------------------------------------------------
 
 
-def test_the_workspace_is_recorded_on_the_attempt() -> None:
+def test_the_workspace_is_recorded_with_the_claim() -> None:
     claim = claimed()
-    with database.write_transaction() as tx:
-        assert leases.place(tx, claim, "/w/attempt-1")
     assert queries.attempt_views(claim.mission_id)[0].workspace == "/w/attempt-1"
 
 

@@ -14,7 +14,9 @@ from tests.harness import GENERAL, Home, events, ok, shell, until
 from vp_queue import missions, tools
 from vp_queue.contracts import limits
 from vp_queue.executors.base import Stopped
-from vp_queue.worker import artifacts, control
+from vp_queue.ledger import database
+from vp_queue.queue.huey import huey_for
+from vp_queue.worker import artifacts, control, process
 from vp_queue.worker.attempt import StopReason
 from vp_queue.worker.consumer import MissionWorker
 
@@ -147,3 +149,32 @@ def test_a_secret_is_redacted_before_a_text_is_cut(worker: MissionWorker, monkey
     start = "x" * (limits.PROGRESS_MESSAGE_CHARS - 5)
     done = run(worker, shell(f'echo "{{\\"message\\": \\"{start}$HOME\\"}}" >&3'))
     assert "s3c" not in done["progress"]["message"]
+
+
+def test_between_wake_up_and_program_only_the_claim_waits_for_the_disk(
+    worker: MissionWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each wait is several ms on a busy disk. What a power cut may undo is told in ADR 0020."""
+    committed: list[bool] = []
+    begin = database.write_transaction
+
+    def noted(*, synced: bool = True) -> Any:
+        committed.append(synced)
+        return begin(synced=synced)
+
+    released = process.LaunchedProgram.release
+
+    def release(launched: process.LaunchedProgram) -> None:
+        started.extend(committed)
+        released(launched)
+
+    started: list[bool] = []
+    mission = shell("true")
+    worker.start()
+    monkeypatch.setattr(worker._leases, "_beat", lambda: None)
+    monkeypatch.setattr(database, "write_transaction", noted)
+    monkeypatch.setattr(process.LaunchedProgram, "release", release)
+    assert huey_for(GENERAL).storage.dequeue() is not None
+    assert run(worker, mission)["status"] == "completed"
+    assert started == [False, True, False], "taking the wake-up, the claim, who the program is"
+    assert committed[3:] == [True], "the end"

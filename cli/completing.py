@@ -107,14 +107,14 @@ tool_names: Final = _completer(_tools)
 def _ledger_is_there() -> bool:
     """Open the ledger if that makes and changes nothing: it exists, and needs no migration."""
     from vp_queue import config
-    from vp_queue.ledger import database, schema
+    from vp_queue.ledger import database, schema, trouble
 
     settings = config.load()
     path = settings.database_path
     if not path.is_file() or path.stat().st_size == 0 or not settings.home.is_dir():
         return False
     ledger = database.Ledger(path)
-    with database.translated_errors(path):
+    with trouble.translated_errors(path):
         try:
             if schema.pending(ledger.db, path):
                 return False

@@ -27,6 +27,7 @@ from vp_queue import clock
 from vp_queue.config_blame import Blame, dotted, judged, shown, suggestion
 from vp_queue.config_home import ensure_home, write_default_config
 from vp_queue.config_lines import HostileToml, KeyLines, KeyPath
+from vp_queue.config_places import default_home, sqlite_path
 from vp_queue.config_profile import BUILT_IN, VP_ID_FORM, Profile, expand_user, is_vp_id
 from vp_queue.config_retention import DEFAULT, KEY, Retention, retention_of
 from vp_queue.errors import ConfigurationError, UnknownVp
@@ -41,7 +42,6 @@ RACY_MICROSECONDS: Final = 100_000
 # Names that come with vp-queue, some in later versions; any other must be a plugin's entry point.
 EXECUTORS: Final = ("command", "model", "python", "acp", "claude", "codex", "gemini", "opencode", "qwen")
 
-_SQLITE_FORM: Final = "sqlite:////absolute/path.db, or sqlite:///path.db relative to VP_HOME"
 _VARIABLES: Final = {
     "VP_DATABASE_URL": "database_url",
     "VP_WORKSPACES_ROOT": "workspaces_root",
@@ -61,7 +61,7 @@ def _check_path(value: str) -> str:
 
 
 def _check_database_url(value: str) -> str:
-    _sqlite_path(value, Path("/"))
+    sqlite_path(value, Path("/"))
     return value
 
 
@@ -131,7 +131,7 @@ class Settings:
             ConfigurationError: ``database_url`` is not one of SQLite's.
         """
         try:
-            return _sqlite_path(self.database_url, self.home)
+            return sqlite_path(self.database_url, self.home)
         except ValueError as error:
             raise ConfigurationError(f"database_url: {error}", key="database_url") from None
 
@@ -231,7 +231,7 @@ def _read(
         home=home,
         config_path=path,
         config_exists=exists,
-        database_url=f"sqlite:///{_sqlite_path(general.database_url, home)}",
+        database_url=f"sqlite:///{sqlite_path(general.database_url, home)}",
         workspaces_root=Path(os.path.normpath(root)),
         lease_seconds=general.lease_seconds,
         lost_host_grace_seconds=general.lost_host_grace_seconds,
@@ -268,7 +268,7 @@ def _places(given: dict[str, object], environ: Mapping[str, str]) -> tuple[str, 
     As texts: to make and compare two paths is half of what a call of :func:`load` costs.
     """
     home = given.pop("home", None)
-    home = _location(home, "home", environ, "VP_HOME") or _default_home(environ, sys.platform)
+    home = _location(home, "home", environ, "VP_HOME") or default_home(environ, sys.platform)
     path = _location(given.pop("config_path", None), "config_path", environ, "VP_CONFIG")
     return home, path or os.path.join(home, "vp_queue.toml")
 
@@ -285,32 +285,6 @@ def _location(argument: object, name: str, environ: Mapping[str, str], variable:
         if argument is not None:
             raise _blame_argument((name,), str(error)) from None
         raise ConfigurationError(f"environment variable {variable}: {error}", variable=variable) from None
-
-
-def _default_home(environ: Mapping[str, str], platform: str) -> str:
-    """The platform's folder for a user's state (XDG base directories; Apple's file system guide)."""
-    try:
-        if platform == "darwin":
-            return expand_user("~/Library/Application Support/vp-queue", environ)
-        state = environ.get("XDG_STATE_HOME", "")
-        # The XDG specification: a relative path is invalid and to be ignored.
-        folder = state if state.startswith("/") else expand_user("~/.local/state", environ)
-        return os.path.join(os.path.abspath(folder), "vp-queue")
-    except ValueError:
-        raise ConfigurationError("there is no home directory to put the state in: set VP_HOME") from None
-
-
-def _sqlite_path(url: str, home: Path) -> Path:
-    scheme, separator, _ = url.partition("://")
-    name = url.removeprefix("sqlite:///")
-    if name == url:
-        # The URL itself stays out of the message: it may hold a password.
-        later = "; PostgreSQL comes with the extra 'postgres' of a later version" if "postgres" in scheme else ""
-        what = f"{shown(scheme)} is not supported here" if separator else "this is no URL"
-        raise ValueError(f"{what}{later}. Give {_SQLITE_FORM}")
-    if not name or name.endswith("/") or name.startswith(":") or "?" in name or "\0" in name:
-        raise ValueError(f"this names no file (no :memory:, no parameters: processes share it). Give {_SQLITE_FORM}")
-    return Path(os.path.normpath(home / name))
 
 
 # --- the file -----------------------------------------------------------------------------------

@@ -21,11 +21,11 @@ def waits_for_ever() -> None:
 @mutant
 def believes_the_disk() -> None:
     """A transaction that takes it for granted that what it wrote was stored."""
-    from vp_queue.ledger import database
+    from vp_queue.ledger import database, trouble
 
     @contextlib.contextmanager
     def deaf(path: Path) -> Iterator[None]:
-        with contextlib.suppress(*database.DRIVER_ERRORS):
+        with contextlib.suppress(*trouble.DRIVER_ERRORS):
             yield
 
     database.translated_errors = deaf

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from vp_queue import clock
-from vp_queue.ledger import database, forks, schema
+from vp_queue.ledger import database, forks, schema, trouble
 
 STEP_BYTES: Final = 1 << 20  # between which Ctrl-C is heard
 STEP_PAGES: Final = STEP_BYTES // 4096
@@ -60,7 +60,7 @@ def write(path: Path, file: Path, *, replace: bool) -> Contents:
         with opened(copy) as db:
             found = damage(db)
             if found is not None:
-                raise database.corrupt(path, found)
+                raise trouble.corrupt(path, found)
             contents = contents_of(db)
         sync(copy)
         _put(copy, file, replace)
@@ -76,7 +76,7 @@ def _copy(path: Path, copy: Path) -> None:
             ledger.connection().backup(target, pages=STEP_PAGES, progress=_let_signals_in)
             # In the ledger's own mode the file would want a log and shared memory beside it.
             target.execute("PRAGMA journal_mode=delete").fetchall()
-        except database.DRIVER_ERRORS as error:
+        except trouble.DRIVER_ERRORS as error:
             # The driver asks the ledger's connection what went wrong, also with the copy: "not an error".
             if "(code=0" in str(error):
                 raise _cannot_write(copy) from error
@@ -116,7 +116,7 @@ def opened(path: Path) -> Iterator[database.LedgerDatabase]:
         LedgerUnavailable: it is no ledger.
     """
     db = database.Ledger(path).db
-    with forks.passage(), database.translated_errors(path), contextlib.closing(db):
+    with forks.passage(), trouble.translated_errors(path), contextlib.closing(db):
         yield db
 
 

@@ -13,7 +13,6 @@ eight processes; IMMEDIATE gave none. Nobody else opens a transaction.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import sqlite3  # for its version only: the file is never opened with it
@@ -26,29 +25,21 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import cysqlite
-from peewee import DatabaseError, InterfaceError
 from playhouse.cysqlite_ext import CySqliteDatabase
 
 from vp_queue import clock
 from vp_queue.contracts import limits
-from vp_queue.errors import LedgerBusy, LedgerUnavailable, VpError
+from vp_queue.errors import LedgerUnavailable
 from vp_queue.ledger import forks, models, schema
+from vp_queue.ledger.trouble import DRIVER_ERRORS, corrupt, is_busy, translated_errors
 
 logger = logging.getLogger("vp_queue.ledger")
 
 # One attempt at BEGIN waits this long inside SQLite's (jittered) busy handler; attempts repeat until
 # limits.WRITE_WAIT_SECONDS are over.
 BEGIN_WAIT_SECONDS: Final = 2.0
-RETRY_AFTER_SECONDS: Final = 1.0
-CANNOT_OPEN: Final = 14  # SQLITE_CANTOPEN
 FCNTL_PERSIST_WAL: Final = 10  # SQLITE_FCNTL_PERSIST_WAL
 OPEN_READWRITE: Final[int] = getattr(cysqlite, "SQLITE_OPEN_READWRITE")  # noqa: B009  made at run time
-DAMAGED: Final = {11: "database disk image is malformed", 26: "file is not a SQLite database"}
-DAMAGED_SCHEMA: Final = ("no such table", "unsupported file format")  # which SQLite gives no code of their own
-CHECK_WRITABLE: Final = (
-    "check that its folder exists, the permissions of both, and that the file system is not mounted read-only"
-)
-DRIVER_ERRORS: Final = (DatabaseError, InterfaceError, cysqlite.Error)
 NORMAL: Final = 1  # of PRAGMA synchronous: in a log (WAL), only checkpoints wait for the disk
 PRAGMAS: Final = {
     "synchronous": 2,  # FULL: an acknowledged dispatch survives a power cut
@@ -214,15 +205,6 @@ def check_intact() -> None:
         raise corrupt(ledger.path, str(found))
 
 
-def corrupt(path: Path, finding: str) -> LedgerUnavailable:
-    """The error of a damaged ledger."""
-    return LedgerUnavailable(
-        f"The ledger {path} is corrupt ({' '.join(finding.split())[:200]}). {schema.HOW_TO_RESTORE}.",
-        path=str(path),
-        corrupt=True,
-    )
-
-
 def close_thread_connection() -> None:
     """Close this thread's connection, if it has one."""
     if _current is not None and not _current.db.is_closed():
@@ -333,7 +315,7 @@ def _begun(ledger: Ledger) -> Iterator[None]:
             atomic.__enter__()
             break
         except DRIVER_ERRORS as error:
-            if not _is_busy(error) or clock.monotonic() + BEGIN_WAIT_SECONDS > deadline:
+            if not is_busy(error) or clock.monotonic() + BEGIN_WAIT_SECONDS > deadline:
                 raise
     try:
         yield
@@ -362,57 +344,6 @@ def announce(events: list[dict[str, Any]]) -> None:
             observer(events)
         except Exception:
             logger.exception("an observer of committed events failed")
-
-
-@contextlib.contextmanager
-def translated_errors(path: Path) -> Iterator[None]:
-    """Turn the driver's errors into the contract's: never a traceback at a caller."""
-    try:
-        yield
-    except DRIVER_ERRORS as error:
-        raise translate(error, path) from error
-    except (UnicodeDecodeError, json.JSONDecodeError, OverflowError) as error:
-        # SQLite's pages have no checksums: a flipped bit in a text or a time shows only when that is read.
-        raise corrupt(path, f"it holds what cannot be read: {type(error).__name__}") from error
-
-
-def _code(error: BaseException) -> int | None:
-    """SQLite's primary result code, which cysqlite states in its message as ``(code=N, …``."""
-    text = str(error)
-    if "error opening database" in text:  # the one failure that cysqlite tells without its code
-        return CANNOT_OPEN
-    _, found, rest = text.rpartition("(code=")
-    digits = rest.split(",")[0].rstrip(")")
-    return int(digits) & 0xFF if found and digits.isdigit() else None
-
-
-def _is_busy(error: BaseException) -> bool:
-    return _code(error) in (5, 6) or "database is locked" in str(error)
-
-
-def translate(error: BaseException, path: Path) -> VpError:
-    """The contract's error for one of the driver's."""
-    if _is_busy(error):
-        return LedgerBusy(
-            f"Another process holds the write lock of {path}; nothing was written. Try again in a moment; "
-            "if it persists, `vp doctor` names the process.",
-            retry_after_seconds=RETRY_AFTER_SECONDS,
-        )
-    remedies = {
-        8: f"it is read-only here; {CHECK_WRITABLE}; else its header is damaged. {schema.HOW_TO_RESTORE}",
-        10: "the disk answered with an I/O error; check the disk",
-        13: "the disk is full; free some space",
-        CANNOT_OPEN: f"it cannot be opened; {CHECK_WRITABLE}",
-    }
-    if _code(error) in DAMAGED:
-        return corrupt(path, DAMAGED[_code(error) or 0])
-    remedy = remedies.get(_code(error) or 0)
-    damage = next((words for words in DAMAGED_SCHEMA if words in str(error)), None)
-    if remedy is None and damage is not None:
-        return corrupt(path, damage)
-    if remedy is None:
-        raise error  # a bug of ours, not the world's: the caller's face makes it an internal_error
-    return LedgerUnavailable(f"The ledger {path} cannot be used: {remedy}. Nothing was written.", path=str(path))
 
 
 def versions() -> dict[str, str]:

@@ -21,7 +21,7 @@ from typing import Final
 
 from vp_queue import clock
 from vp_queue.errors import LedgerBusy, LedgerUnavailable, ValidationError
-from vp_queue.ledger import backup, database, locks, schema
+from vp_queue.ledger import backup, database, locks, schema, trouble
 from vp_queue.ledger.backup import Contents
 
 logger = logging.getLogger("vp_queue.ledger")
@@ -141,7 +141,7 @@ def check_unused(path: Path) -> None:
         listed = ", ".join(f"{pid} ({command})" for pid, command in sorted(users.items()))
         raise LedgerBusy(
             f"{path} is in use by process {listed}. Stop that first; nothing was changed.",
-            retry_after_seconds=database.RETRY_AFTER_SECONDS,
+            retry_after_seconds=trouble.RETRY_AFTER_SECONDS,
             pids=sorted(users),
             path=str(path),
         )

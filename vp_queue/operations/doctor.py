@@ -19,7 +19,7 @@ from vp_queue.config import Profile, Settings
 from vp_queue.contracts import limits
 from vp_queue.errors import VpError
 from vp_queue.executors import model_local
-from vp_queue.ledger import backup, database, locks, schema
+from vp_queue.ledger import backup, database, locks, schema, trouble
 from vp_queue.worker import cgroups
 
 Check = dict[str, Any]
@@ -173,7 +173,7 @@ def _ledger(settings: Settings) -> Iterator[Check]:
         return
     ledger = database.Ledger(path)
     try:
-        with database.translated_errors(path):
+        with trouble.translated_errors(path):
             mode = ledger.db.execute_sql("PRAGMA journal_mode").fetchone()[0]
             pending = schema.pending(ledger.db, path)
     except VpError as error:
@@ -271,7 +271,7 @@ def _readable(settings: Settings) -> bool:
         return False
     ledger = database.Ledger(path)
     try:
-        with database.translated_errors(path):
+        with trouble.translated_errors(path):
             return not schema.pending(ledger.db, path)
     except VpError:
         return False

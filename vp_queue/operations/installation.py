@@ -15,7 +15,7 @@ from typing import Any, Final
 from vp_queue import config, missions, missions_space
 from vp_queue.config import Settings
 from vp_queue.errors import ConfigurationError, VpError
-from vp_queue.ledger import database, schema
+from vp_queue.ledger import database, schema, trouble
 
 TOKEN_BYTES: Final = 32
 
@@ -85,7 +85,7 @@ def _applied(path: Path) -> list[str]:
     if not path.exists():
         return []
     ledger = database.Ledger(path)
-    with database.translated_errors(path):
+    with trouble.translated_errors(path):
         try:
             return schema.applied(ledger.db)
         finally:

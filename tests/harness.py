@@ -234,13 +234,18 @@ def open_descriptors() -> set[tuple[str, str]]:
     return found
 
 
+def forget_ledger() -> None:
+    """Let this process open the ledger anew at its next use; what watches it ends within a second."""
+    database.close_thread_connection()
+    database._current = None
+
+
 def close_ledger() -> None:
     """Have no ledger open in this process any more, so that its disk may go or another be put in its place."""
     if database._current is None:
         return
     path = str(database.current().path)
-    database.close_thread_connection()
-    database._current = None
+    forget_ledger()
 
     def closed() -> bool:
         gc.collect()  # its watch, if it had one, ends with it

@@ -20,7 +20,7 @@ import cysqlite
 import pytest
 
 from tests import mutants, oracle
-from tests.harness import BIN, GENERAL, Home, close_ledger, command, ok
+from tests.harness import BIN, GENERAL, Home, command, forget_ledger, ok
 from vp_queue import config, tools
 from vp_queue.ledger import backup, database, schema
 from vp_queue.operations import copies, doctor, supervision
@@ -52,7 +52,7 @@ def intact(home: Home) -> tuple[list[str], Files, Files]:
     for mission_id in made[:20]:
         ok(tools.vp_cancel_mission(mission_id=mission_id))
     in_the_log = read_files(home.database)
-    close_ledger()
+    forget_ledger()
     folded = read_files(home.database)
     assert not folded["-wal"]
     return made, in_the_log, folded
@@ -128,12 +128,12 @@ def test_damage_anywhere_is_answered_and_a_backup_brings_all_back(
             codes[code] += 1
             if code == "ledger_unavailable":
                 assert TELLS_HOW_TO_RESTORE in answer["error"]["message"], (seed, kind, answer)
-        close_ledger()
+        forget_ledger()
         if found_by_sqlite(home.database):
             assert {"schema", "integrity"} & set(doctors_words(home)), (seed, kind)
         elif "log" in kind:
             oracle.check(home.database, home.path / "AGENT_RUN_WORKSPACES")
-        close_ledger()
+        forget_ledger()
     print(f"{len(seeds)} damaged ledgers: {dict(codes)}")
     # A bit flipped in a mission's id hides it, one in a number may contradict a rule of ours; nothing is written then.
     assert codes["internal_error"] + codes["mission_not_found"] <= codes.total() / 20
@@ -209,7 +209,7 @@ def test_an_older_vp_queue_leaves_a_newer_ledger_alone(home: Home) -> None:
         database.current().db.execute_sql(
             f"UPDATE {schema.HISTORY_TABLE} SET name = '9999_later' WHERE name = '{schema.known()[-1]}'"
         )
-    close_ledger()
+    forget_ledger()
     before = home.database.read_bytes()
     started = [home.start("huey_consumer", "vp_queue.tasks.app.huey", VP_ID=GENERAL), home.start("vp", "keeper")]
     for args in (("list",), ("dispatch", GENERAL, "x"), ("up", "--detach"), ("migrate",)):

@@ -58,7 +58,13 @@ class Keeper:
         self._guard = LedgerGuard(_end_loudly)
 
     def stop(self, *_: Any) -> None:
-        """End after the sweep that runs (also a signal handler)."""
+        """End after the sweep that runs (also a signal handler).
+
+        A handler may interrupt the very wait whose lock it would need, and then waits for itself; a thread does not.
+        """
+        threading.Thread(target=self._wake_to_stop, name="stop", daemon=True).start()
+
+    def _wake_to_stop(self) -> None:
         self._stop.set()
         self._changes.wake()
 

@@ -30,7 +30,7 @@ SAMPLE_SECONDS: Final = 0.5
 START_SECONDS: Final = 60.0
 # A campaign settles as long as something happens in the ledger; silence for so long while missions are open is a stall.
 QUIET_SECONDS: Final = 30.0
-SETTLE_SECONDS: Final = 600.0
+SETTLE_SECONDS: Final = 1200.0
 TIDY_SECONDS: Final = 20.0
 DOWN_SECONDS: Final = 90.0
 

@@ -119,13 +119,14 @@ class Injector:
         self._note(fault, met="vp down")
 
     def _operate(self, fault: FaultSpec) -> None:
-        """pause, drain: undone by resume; restart: not to be undone."""
+        """pause, drain: undone by resume; restart: waits, but not for long."""
         vp_id = VPS[int(fault.pick * len(VPS))]
         supervised_only = fault.kind == "restart" and (self._fleet.direct or self._fleet.is_at_work())
         if fault.kind not in self._commands or supervised_only:
             self._note(fault, met=None)
             return
-        self._fleet.vp(fault.kind, vp_id)
+        patience = ("--timeout", str(fault.seconds)) if fault.kind == "restart" else ()
+        self._fleet.vp(fault.kind, vp_id, *patience)
         self._note(fault, met=f"vp {fault.kind} {vp_id}", seconds=fault.seconds)
         if fault.kind != "restart":
             self._later(fault.seconds, lambda: self._resume(vp_id))

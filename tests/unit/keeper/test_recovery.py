@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import pytest
 
-from tests.harness import GENERAL, Home, events, ok, shell, status
+from tests.harness import GENERAL, Home, events, ok, shell, status, until
 from vp_queue import clock, missions, tools
 from vp_queue.keeper.recovery import Keeper
 from vp_queue.keeper.rescue import Loss, Rescuer
@@ -121,3 +121,10 @@ def test_the_sweeps_are_covered_by_indexes(keeper: Keeper) -> None:
         sql = f"EXPLAIN QUERY PLAN {queries.PAST_START_DEADLINE}"
         plan = database.current().db.execute_sql(sql, (0, 10)).fetchall()
     assert any("vp_mission_start_deadline" in row[-1] for row in plan), plan
+
+
+def test_a_signal_in_the_midst_of_its_wait_does_not_stop_it_for_good(keeper: Keeper) -> None:
+    """The handler runs in the thread that it interrupts, maybe where that holds the lock of what it waits for."""
+    with keeper._stop._cond:
+        keeper.stop()
+    until(keeper._stop.is_set, "it is told to stop")

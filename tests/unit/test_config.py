@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from vp_queue import config
+from vp_queue import config, config_places
 from vp_queue.config_home import TEMPLATE
 from vp_queue.config_lines import DEPTH_LIMIT, HostileToml, KeyLines
 from vp_queue.config_retention import Retention
@@ -163,7 +163,7 @@ def test_relative_places_count_from_home_wherever_they_are_written(
 def test_the_default_home_is_the_platforms_state_directory(
     environ: dict[str, str], platform: str, expected: str
 ) -> None:
-    assert config._default_home(environ, platform) == expected
+    assert config_places.default_home(environ, platform) == expected
 
 
 def test_a_home_with_a_tilde_is_expanded() -> None:

@@ -10,8 +10,7 @@ import pytest
 
 from tests import oracle
 from tests.harness import CODER, GENERAL, Home, command, ended, events, ok, shell, status, until
-from vp_queue import clock, config, missions, tools
-from vp_queue.keeper.recovery import Keeper
+from vp_queue import clock, config, tools
 from vp_queue.ledger import database, schema
 from vp_queue.operations import copies
 
@@ -86,14 +85,13 @@ def test_an_old_ledger_is_migrated_its_missions_rescued_and_run(home: Home, fixt
 
 @pytest.mark.parametrize("fixture", FIXTURES, ids=lambda path: path.stem)
 def test_without_a_keeper_what_was_lost_stays_lost(home: Home, fixture: Path) -> None:
-    """The negative control: it is the keeper that rescues, and it needs to ask for dead workers."""
+    """The negative control: it is the keeper that rescues what a lost host left."""
     made = put_in_place(home, fixture)
-    settings = missions.ready()
     home.consumer(GENERAL)
     assert ended(made["queued"])["status"] == "completed"
     assert status(made["needs_input"]) == "needs_input"
-    Keeper(settings).sweep()
-    assert status(made["needs_input"]) == "queued"
+    home.keeper()
+    until(lambda: status(made["needs_input"]) == "queued", "the keeper requeues it")
 
 
 @pytest.mark.parametrize("fixture", FIXTURES, ids=lambda path: path.stem)

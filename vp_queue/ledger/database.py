@@ -60,7 +60,8 @@ class LedgerDatabase(CySqliteDatabase):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._log = threading.local()
         super().__init__(*args, **kwargs)
-        self._log_path = f"{self.database}-wal"
+        # SQLite puts the log beside the file that a link leads to.
+        self._log_path = f"{os.path.realpath(self.database)}-wal"
 
     def _connect(self) -> cysqlite.Connection:
         # Never creates the file: an empty one in the place of a removed ledger would pass for a new one.

@@ -18,7 +18,7 @@ def write_lock_holder(path: Path) -> int | None:
     Linux only. Source: the POSIX locks that the kernel lists in /proc/locks.
     """
     try:
-        shared = os.stat(f"{path}-shm")
+        shared = os.stat(f"{os.path.realpath(path)}-shm")
         lines = Path("/proc/locks").read_text().splitlines()
     except OSError:
         return None

@@ -192,7 +192,7 @@ def current() -> ChangeWatch:
     ledger = database.current()
     with _lock:
         if ledger not in _watches:
-            _watches[ledger] = ChangeWatch(ledger.path)
+            _watches[ledger] = ChangeWatch(Path(os.path.realpath(ledger.path)))
             weakref.finalize(ledger, _watches[ledger].close).atexit = False
         return _watches[ledger]
 

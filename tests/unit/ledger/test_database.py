@@ -18,10 +18,10 @@ import cysqlite
 import pytest
 
 from tests.harness import Home, command, ok, refused
-from vp_queue import tools
+from vp_queue import clock, tools
 from vp_queue.contracts import EventType, limits
 from vp_queue.errors import LedgerBusy, LedgerUnavailable
-from vp_queue.ledger import database, fleet, locks, schema
+from vp_queue.ledger import database, fleet, locks, schema, watch
 from vp_queue.ledger.database import read_transaction, write_transaction
 from vp_queue.ledger.events import record_vp_event
 from vp_queue.ledger.models import Agent, Event
@@ -276,7 +276,7 @@ def test_threads_that_open_the_ledger_at_once_open_one(tmp_path: Path) -> None:
 
 FORKING = """
 import os, sys, threading
-from vp_queue import tools
+from vp_queue import clock, tools
 from vp_queue.contracts import limits
 from vp_queue.ledger import database
 limits.WRITE_WAIT_SECONDS = 3.0
@@ -361,7 +361,7 @@ def test_what_is_acknowledged_after_the_locks_were_dropped_is_kept(home: Home, c
 
 INSIDE = """
 import os
-from vp_queue import tools
+from vp_queue import clock, tools
 from vp_queue.ledger import database
 tools.vp_list_vps()
 with database.write_transaction():
@@ -382,7 +382,7 @@ def test_a_child_forked_inside_a_transaction_refuses_rather_than_corrupts(home: 
 
 ORPHANED = """
 import os, sys
-from vp_queue import tools
+from vp_queue import clock, tools
 def dispatch():
     answer = tools.vp_dispatch_mission(vp_id="vp.general.primary", objective="x")
     assert answer["ok"], answer
@@ -574,3 +574,21 @@ def test_what_was_written_unsynced_is_there_for_everybody(ledger: database.Ledge
     other = cysqlite.connect(str(ledger.path))
     assert other.execute("SELECT count(*) FROM vp_event").fetchone()[0] == 1
     other.close()
+
+
+def test_a_ledger_that_is_reached_by_a_link_is_guarded_like_any_other(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / "vp_state.db"
+    link.symlink_to(tmp_path / "disk" / "real.db")
+    (tmp_path / "disk" / "real.db").touch(mode=0o600)
+    ledger = database.open_ledger(link)
+    changes = watch.current()
+    token = changes.token()
+    with write_transaction():
+        assert locks.write_lock_holder(link) == os.getpid()
+        Agent.insert(vp_id=VP, changed_at=clock.now()).execute()
+    assert changes.wait(token, 30)
+    log = tmp_path / "disk" / "real.db-wal"
+    log.rename(tmp_path / "elsewhere")
+    log.touch()
+    assert ledger.db.log_is_another()

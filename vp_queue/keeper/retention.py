@@ -71,10 +71,12 @@ class Scope:
     Attributes:
         vp_id: one VP's missions only; None = everything.
         older_than: an age at which missions go whatever the settings say.
+        retry_all: folders that could not be removed are tried again now, and not only when it is time.
     """
 
     vp_id: str | None = None
     older_than: timedelta | None = None
+    retry_all: bool = False
 
 
 def policy_of(settings: Settings, vp_id: str) -> Retention:
@@ -188,7 +190,8 @@ class Sweep:
     def _remove_folders(self) -> None:
         while self._go_on():
             with database.read_transaction() as now:
-                due = retention.folders_due(now, MISSIONS_AT_ONCE)
+                until = clock.LATEST if self._scope.retry_all else now
+                due = retention.folders_due(until, MISSIONS_AT_ONCE, [*self._swept.stuck])
             if not due:
                 return
             gone = [row for row in due if self._go_on() and self._removed(row)]

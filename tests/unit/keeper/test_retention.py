@@ -297,6 +297,24 @@ def test_a_folder_that_cannot_be_removed_is_noted_tried_later_and_holds_up_no_ot
     assert folders(ready) == []
 
 
+def test_an_operators_prune_tries_at_once_what_the_keeper_would_try_later(
+    ready: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [mission(31 * DAY) for _ in range(3)]
+    remove, tries = keeping.remove_mission_folder, []
+
+    def failing(root: Path, vp_id: str, mission_id: str, go_on: object) -> bool:
+        tries.append(mission_id)
+        raise PermissionError(13, "Permission denied", "a file")
+
+    monkeypatch.setattr(keeping, "remove_mission_folder", failing)
+    sweep()
+    assert sweep(Scope(retry_all=True)).stuck.keys() == set(ids)
+    assert len(tries) == 6  # each once a sweep
+    monkeypatch.setattr(keeping, "remove_mission_folder", remove)
+    assert sweep(Scope(retry_all=True)).folders == 3
+
+
 def test_a_workspaces_root_that_is_not_there_loses_no_note(ready: Home) -> None:
     mission_id = mission(31 * DAY)
     workspace(ready, mission_id)

@@ -95,7 +95,7 @@ def _show_left(left: dict[str, Any]) -> None:
     for folder in left["stuck"]:
         click.echo(f"Cannot be removed: {output.clean(folder['path'])}: {output.line(folder['problem'])}")
     if left["stuck"]:
-        click.echo("The keeper tries again; with what stands in the way gone, or as root: rm -r FOLDER")
+        click.echo("The keeper tries again later. When what stands in the way has gone: vp prune")
 
 
 @click.command("usage")

@@ -37,6 +37,9 @@ logger = logging.getLogger("vp_queue.keeper")
 EACH_SECONDS: Final = 60.0  # a sweep, and at once another if there was more to do
 SWEEP_SECONDS: Final = 20.0  # then the settings are looked at again
 AGAIN_SECONDS: Final = 0.5
+# A wall clock that jumps ahead so far is not believed for so long: it would make everything old at once.
+JUMP_SECONDS: Final = 3_600.0
+DISTRUST_SECONDS: Final = 86_400.0
 # How long one transaction holds the write lock, within one mission's deletes: those of a mission with ten
 # thousand events take 50 ms.
 TRANSACTION_SECONDS: Final = 0.01
@@ -71,10 +74,12 @@ class Scope:
     Attributes:
         vp_id: one VP's missions only; None = everything.
         older_than: an age at which missions go whatever the settings say.
+        retry_all: folders that could not be removed are tried again now, and not only when it is time.
     """
 
     vp_id: str | None = None
     older_than: timedelta | None = None
+    retry_all: bool = False
 
 
 def policy_of(settings: Settings, vp_id: str) -> Retention:
@@ -188,7 +193,8 @@ class Sweep:
     def _remove_folders(self) -> None:
         while self._go_on():
             with database.read_transaction() as now:
-                due = retention.folders_due(now, MISSIONS_AT_ONCE)
+                until = clock.LATEST if self._scope.retry_all else now
+                due = retention.folders_due(until, MISSIONS_AT_ONCE, [*self._swept.stuck])
             if not due:
                 return
             gone = [row for row in due if self._go_on() and self._removed(row)]
@@ -230,6 +236,8 @@ class Sweeper:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._stop = threading.Event()
+        self._clocks_apart_us: int | None = None
+        self._distrusted_until_us = 0
         self._thread = threading.Thread(target=self._run, name="retention", daemon=True)
 
     @contextlib.contextmanager
@@ -251,6 +259,8 @@ class Sweeper:
 
     def _swept_some(self) -> bool:
         """Sweep once; whether there is more to do at once."""
+        if not self._clock_is_trusted():
+            return False
         try:
             swept = Sweep(
                 self._current_settings(),
@@ -273,6 +283,21 @@ class Sweeper:
                 swept.freed_bytes,
             )
         return swept.unfinished
+
+    def _clock_is_trusted(self) -> bool:
+        """Whether ages can be believed: the wall clock has not run ahead of the boot-time clock since it was looked at.
+
+        Somebody who corrects it within a day has lost nothing; then it is the new time.
+        """
+        boottime_us = clock.boottime_us()
+        before_us, self._clocks_apart_us = self._clocks_apart_us, clock.to_micros(clock.now()) - boottime_us
+        jump_seconds = 0.0 if before_us is None else (self._clocks_apart_us - before_us) / 1e6
+        if jump_seconds > JUMP_SECONDS:
+            self._distrusted_until_us = boottime_us + int(DISTRUST_SECONDS * 1e6)
+            logger.error("the wall clock jumped ahead by %.0f s: nothing is pruned for a day, correct it", jump_seconds)
+        elif jump_seconds < -JUMP_SECONDS:
+            self._distrusted_until_us = 0
+        return boottime_us >= self._distrusted_until_us
 
     def _current_settings(self) -> Settings:
         """As the file says now, so that a changed ``[retention]`` needs no restart; not where it leads elsewhere."""

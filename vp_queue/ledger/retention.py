@@ -8,7 +8,7 @@ acknowledged its terminal event, or that has not for twice the age at which the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -271,9 +271,9 @@ def delete_missions(
 # --- phase two: the folders ---------------------------------------------------------------------
 
 
-def folders_due(now: datetime, limit: int) -> list[PrunedWorkspace]:
-    """Folders to remove now, those that failed least recently first."""
-    query = PrunedWorkspace.select().where(PrunedWorkspace.retry_at <= now)
+def folders_due(until: datetime, limit: int, tried: Sequence[str] = ()) -> list[PrunedWorkspace]:
+    """Folders whose removal is due by then, longest due first, without those of the missions that were just tried."""
+    query = PrunedWorkspace.select().where(PrunedWorkspace.retry_at <= until, PrunedWorkspace.mission_id.not_in(tried))
     return list(query.order_by(PrunedWorkspace.retry_at).limit(limit))
 
 

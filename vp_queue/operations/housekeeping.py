@@ -102,7 +102,7 @@ def prune(
         LedgerBusy, LedgerUnavailable: some may have gone already; what is left goes another time.
     """
     missions.ready(settings)
-    scope = Scope(vp_id, older_than)
+    scope = Scope(vp_id, older_than, retry_all=True)
     with database.read_transaction():
         vp_ids = retention.ended_vps()
     if vp_id is not None:

@@ -12,7 +12,7 @@ from tests.harness import CODER, GENERAL, Home
 from tests.unit.cli.driver import Cli, on_terminal
 from vp_queue import missions
 from vp_queue.contracts import Status
-from vp_queue.ledger import database, retention
+from vp_queue.keeper import retention as keeping
 from vp_queue.operations import housekeeping
 
 
@@ -101,23 +101,19 @@ def test_who_keeps_missions_from_going_is_named(cli: Cli, home: Home) -> None:
     assert "1 more are old enough, but stay until the reader simone acknowledges their end." in shown
 
 
-def test_a_folder_that_stays_is_named_with_the_reason(cli: Cli, home: Home) -> None:
+def test_a_folder_that_stays_is_named_with_the_reason(cli: Cli, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> bool:
+        raise PermissionError(13, "Permission denied", "a\x1b[2Jfile")
+
     mission_id = mission(31 * DAY)
-    with database.write_transaction() as tx:
-        retention.delete_missions(tx, [mission_id], housekeeping.policy_of(_settings(), GENERAL))
-        retention.folder_stays(tx, mission_id, "Permission denied: a\x1b[2Jfile")
-    for command in ("usage", "prune"):
-        _, shown, _ = cli(command)
-        assert f"{mission_id}: Permission denied: afile" in shown.replace("\n", "")
+    monkeypatch.setattr(keeping, "remove_mission_folder", refuse)
+    for command in ("prune", "usage", "prune"):
+        code, shown, _ = cli(command)
+        assert code == 0
+        assert f"{mission_id}: Permission denied: afile" in shown
         _, answer = cli.json(command)
         assert answer["left"]["workspaces"] == 1
         assert answer["left"]["stuck"][0]["path"].endswith(mission_id)
-
-
-def _settings() -> object:
-    from vp_queue import config
-
-    return config.load()
 
 
 def test_usage_counts_each_vp_and_what_could_go(cli: Cli, home: Home) -> None:

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from tests import mutants, oracle
 from tests.ended import DAY, HOUR, acknowledged_up_to, at_age, left, many, mission, workspace
 from tests.harness import CODER, GENERAL, Home, ok, refused, shell, status
-from vp_queue import config, missions, tools
+from vp_queue import clock, config, missions, tools
 from vp_queue.contracts import Status
 from vp_queue.keeper import retention as keeping
 from vp_queue.keeper.retention import Scope, Sweep, Sweeper, Swept
@@ -297,6 +298,24 @@ def test_a_folder_that_cannot_be_removed_is_noted_tried_later_and_holds_up_no_ot
     assert folders(ready) == []
 
 
+def test_an_operators_prune_tries_at_once_what_the_keeper_would_try_later(
+    ready: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [mission(31 * DAY) for _ in range(3)]
+    remove, tries = keeping.remove_mission_folder, []
+
+    def failing(root: Path, vp_id: str, mission_id: str, go_on: object) -> bool:
+        tries.append(mission_id)
+        raise PermissionError(13, "Permission denied", "a file")
+
+    monkeypatch.setattr(keeping, "remove_mission_folder", failing)
+    sweep()
+    assert sweep(Scope(retry_all=True)).stuck.keys() == set(ids)
+    assert len(tries) == 6  # each once a sweep
+    monkeypatch.setattr(keeping, "remove_mission_folder", remove)
+    assert sweep(Scope(retry_all=True)).folders == 3
+
+
 def test_a_workspaces_root_that_is_not_there_loses_no_note(ready: Home) -> None:
     mission_id = mission(31 * DAY)
     workspace(ready, mission_id)
@@ -327,6 +346,46 @@ def test_the_sweeper_sweeps_at_once_follows_the_file_and_ends_when_told(
         until(lambda: left() == set(), "the new rule holds")
     assert old not in left()
     assert "pruned 1 missions" in caplog.text
+
+
+class DayLater(clock.SystemClock):
+    """Forty days ahead by the wall clock, of which one has really passed."""
+
+    def now(self) -> datetime:
+        return super().now() + 40 * DAY
+
+    def boottime_us(self) -> int:
+        return super().boottime_us() + 86_400_000_000
+
+
+def test_a_wall_clock_that_jumps_ahead_makes_nothing_old_for_a_day(
+    ready: Home, caplog: pytest.LogCaptureFixture
+) -> None:
+    young = mission(1 * DAY)
+    sweeper = Sweeper(config.load())
+    sweeper._swept_some()
+    with at_age(-40 * DAY):
+        sweeper._swept_some()
+        sweeper._swept_some()
+        assert left() == {young}
+    assert caplog.text.count("jumped ahead by 3456000 s") == 1
+    sweeper._swept_some()  # it was corrected
+    mission(31 * DAY)
+    sweeper._swept_some()
+    assert left() == {young}
+    with at_age(-40 * DAY):
+        sweeper._swept_some()
+    with clock.use(DayLater()):
+        sweeper._swept_some()
+    assert left() == set()
+
+
+def test_a_keeper_that_does_not_compare_its_clocks_would_prune_everything(ready: Home) -> None:
+    """The negative control: a new one has nothing to compare with yet."""
+    mission(1 * DAY)
+    with at_age(-40 * DAY):
+        Sweeper(config.load())._swept_some()
+    assert left() == set()
 
 
 def test_a_sweep_that_fails_is_not_the_last(

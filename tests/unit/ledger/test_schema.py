@@ -369,6 +369,33 @@ def test_a_migration_that_was_killed_half_way_is_done_again(tmp_path: Path) -> N
     }
 
 
+def test_a_ledger_of_the_first_schema_is_brought_up_to_date_with_what_it_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(schema.DIRECTORY, tmp_path / "first", ignore=lambda _, names: [n for n in names if n > "0002"])
+    path = tmp_path / "vp_state.db"
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "DIRECTORY", tmp_path / "first")
+        first = database.open_ledger(path)
+        assert schema.applied(first.db) == ["0001_initial"]
+        insert(first, "m-0000000000-queued")
+        insert(first, "m-0000000000-ended")
+        execute(
+            first, "UPDATE vp_mission SET status = 'cancelled', due_at = NULL, finished_at = 1 WHERE id LIKE '%-ended'"
+        )
+        event(first, "m-0000000000-ended", 1, "mission.dispatched")
+        database.close_thread_connection()
+        database._current = None
+    ledger = database.open_ledger(path)
+    assert schema.applied(ledger.db) == schema.known()
+    fresh = from_the_models(tmp_path / "fresh.db")
+    assert [line for line in schema.description(ledger.db) if not is_hueys(line)] == schema.description(fresh)
+    fresh.close()
+    rows = ledger.db.execute_sql("SELECT id, status, workspace_bytes FROM vp_mission ORDER BY id").fetchall()
+    assert rows == [("m-0000000000-ended", "cancelled", None), ("m-0000000000-queued", "queued", None)]
+    assert ledger.db.execute_sql("SELECT COUNT(*) FROM vp_event").fetchone()[0] == 1
+
+
 # --- ledgers that cannot be used ----------------------------------------------------------------
 
 

@@ -5,8 +5,8 @@
     missions   what :func:`vp_queue.ledger.retention.expendable` names: rows first, folders after
     rest       old events of no mission, idempotency keys of missions pruned long ago
 
-The ledger is written in transactions of milliseconds with a pause as long after each, so that a dispatch meets a
-free lock; the keeper does all of this in a thread of its own, so that a slow disk holds up no rescue. Two that
+The ledger is written in transactions of milliseconds with a longer pause after each, so that a dispatch mostly meets
+a free lock; the keeper does all of this in a thread of its own, so that a slow disk holds up no rescue. Two that
 prune at once do no harm: each delete is a compare-and-set, and a folder that has gone has gone.
 """
 
@@ -43,8 +43,10 @@ DISTRUST_SECONDS: Final = 86_400.0
 # How long one transaction holds the write lock, within one mission's deletes: those of a mission with ten
 # thousand events take 50 ms.
 TRANSACTION_SECONDS: Final = 0.01
-MISSIONS_AT_ONCE: Final = 50
-PAUSE_SECONDS: Final = 0.01
+MISSIONS_AT_ONCE: Final = 25
+# After each transaction, of as long as it took: others then find the lock free most of the time.
+PAUSE_TIMES: Final = 3
+PAUSE_SECONDS: Final = 0.01  # at least
 PAGE: Final = 500
 
 
@@ -188,7 +190,7 @@ class Sweep:
                 return  # somebody else prunes too
             self._swept.missions += [waiting.pop(each.mission_id) for each in pruned]
             self._progress(self._swept)
-            self._pause(max(PAUSE_SECONDS, clock.monotonic() - began))
+            self._pause(max(PAUSE_SECONDS, PAUSE_TIMES * (clock.monotonic() - began)))
 
     def _remove_folders(self) -> None:
         while self._go_on():

@@ -3,6 +3,9 @@
 PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
+# Of the fault campaign: how long, and what it replays (none: a new one is drawn, and printed).
+SECONDS ?= 90
+SEED    ?=
 
 # Absolute, so that recipes and subprocesses may change directory.
 PY    := $(abspath $(VENV))/bin/python
@@ -14,7 +17,7 @@ PIP := $(PY) -m pip --disable-pip-version-check --no-input --quiet --quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test check faults bench lock clean
+.PHONY: help venv demo test check faults campaign bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,11 +60,16 @@ check: $(STAMP) ## lint, format, types, import rule
 	$(PY) -m mypy
 	$(PY) -m pytest -q tests/test_imports.py
 
-faults: $(MODEL) ## run the fault tests in their long mode (many minutes)
+faults: $(MODEL) ## run the fault tests in their long mode (many minutes), and a campaign
 	$(PY) -m pytest tests/faults $(ARGS)
+	$(MAKE) campaign SECONDS=$(SECONDS) SEED=$(SEED)
 
-bench: $(STAMP) ## measure dispatch, start and the command line (some minutes)
+campaign: $(STAMP) ## SECONDS=90 of random faults on a real installation; SEED= replays one
+	$(PY) -m tests.faults.campaign --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+
+bench: $(STAMP) ## measure dispatch, start, rescue and the command line (some minutes)
 	$(PY) bench/dispatch.py $(ARGS)
+	$(PY) bench/rescue.py
 	$(PY) bench/cli.py
 
 lock: $(STAMP) ## pin requirements/dev.txt anew from pyproject.toml (pip-tools)

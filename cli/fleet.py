@@ -8,9 +8,10 @@ from typing import Any
 
 import click
 
-from vp_queue import config, missions, tools
-from vp_queue.cli import completing, output, tables
+from vp_queue import config, missions, missions_admission, tools
+from vp_queue.cli import completing, options, output, tables
 from vp_queue.cli.tables import Column
+from vp_queue.contracts import limits
 from vp_queue.operations import installation, supervision
 
 
@@ -46,11 +47,46 @@ def pause_command(vp_id: str, reason: str | None, as_json: bool) -> None:
     _answered(installation.pause(vp_id, reason), f"{vp_id} is paused. Resume: vp resume {vp_id}", as_json)
 
 
+@click.command("drain")
+@click.argument("vp_id", shell_complete=completing.vps)
+@click.option("--reason", help="Why; shown by `vp vps`.")
+@click.option(
+    "--wait",
+    type=options.Seconds(limits.DURATION_SECONDS),
+    help="Wait until nothing of it runs, so long at most; exit code 5 if that was not enough.",
+)
+@output.json_option
+def drain_command(vp_id: str, reason: str | None, wait: float | None, as_json: bool) -> int:
+    """Let a VP finish what runs, and start nothing more.
+
+    It holds until `vp resume`, also when the consumer is restarted meanwhile. Dispatches still queue up.
+
+    \b
+    Example:
+      vp drain vp.coder.primary --wait 3600
+    """
+    answer = installation.drain(vp_id, reason)
+    if wait is not None:
+        for seen in missions.wait_until_idle(vp_id, wait):
+            answer = {"ok": True, "vp": seen.dump()}
+            if not as_json:
+                tell_running(answer["vp"])
+    vp = answer["vp"]
+    _answered(answer, f"{vp_id} starts nothing more. Resume: vp resume {vp_id}", as_json)
+    return output.WAIT_TIMED_OUT if wait is not None and vp["running"] + vp["needs_input"] else 0
+
+
+def tell_running(vp: dict[str, Any]) -> None:
+    """A line on how many missions of a draining VP are still to end."""
+    left = vp["running"] + vp["needs_input"]
+    click.echo(f"{vp['vp_id']}: {left or 'nothing'} running" + ("" if left else " any more"))
+
+
 @click.command("resume")
 @click.argument("vp_id", shell_complete=completing.vps)
 @output.json_option
 def resume_command(vp_id: str, as_json: bool) -> None:
-    """Take from a VP's queue again.
+    """Take from a VP's queue again, after a pause or a drain.
 
     \b
     Example:
@@ -136,12 +172,17 @@ def state(vp: dict[str, Any]) -> str:
     if vp["paused"]:
         words.append(f"paused{': ' + vp['pause_reason'] if vp['pause_reason'] else ''} (vp resume)")
     if vp["draining"]:
-        words.append("draining")
+        words.append(f"draining{': ' + vp['drain_reason'] if vp['drain_reason'] else ''} (vp resume)")
+    if any(worker["stale"] for worker in vp["workers"]):
+        words.append("a worker is silent: see vp doctor")
+    outdated = sorted({what for worker in vp["workers"] for what in worker["outdated"]})
+    if outdated:
+        words.append(f"a worker runs an older {' and '.join(outdated)}: vp restart {vp['vp_id']}")
     if vp["needs_input"]:
         words.append(f"{vp['needs_input']} need input")
     if not vp["available"]["ok"]:
         words.append("cannot run: see vp doctor")
-    elif (vp["available"]["reason"] or "").startswith(missions.COMMANDS_ONLY):
+    elif (vp["available"]["reason"] or "").startswith(missions_admission.COMMANDS_ONLY):
         words.append("commands only")
     elif vp["available"]["reason"]:
         words.append(vp["available"]["reason"])

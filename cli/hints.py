@@ -65,6 +65,8 @@ def next_step(error: Mapping[str, Any], command: click.Command | None) -> str:
             return f"vp wait {mission_id}"
         case "artifact_not_found":
             return f"vp artifacts {mission_id}"
+        case "idempotency_conflict" if details.get("pruned"):
+            return "the same again, with another key"
         case "idempotency_conflict":
             return f"vp get {mission_id}"
         case "not_retryable_state" if details.get("status") == "completed":
@@ -77,10 +79,14 @@ def next_step(error: Mapping[str, Any], command: click.Command | None) -> str:
             return "vp doctor   (vp_queue.toml: allowed_target_roots)"
         case "configuration_error":
             return "correct it, then: vp doctor"
+        case "ledger_busy" if details.get("pids") or details.get("supervised"):
+            return "vp down, and end what else uses it; then try again"
         case "ledger_busy":
             return f"try again in {error.get('retry_after_seconds') or 1:g} s; if it lasts: vp doctor"
         case "validation_error":
             return _about_argument(details, command)
+        case "limit_exceeded" if "required_bytes" in details:
+            return "vp usage, then vp prune --dry-run"
         case "limit_exceeded":
             return _help(command)
         case _:

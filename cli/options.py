@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -64,6 +66,24 @@ class SecondsOrForEver(Seconds):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """The number; infinity for no limit."""
         return float("inf") if value == UNTIL_IT_ENDS else super().convert(value, param, ctx)
+
+
+class Age(click.ParamType[timedelta]):
+    """How long ago: a number with its unit, such as ``12h`` or ``30d``."""
+
+    name = "AGE"
+    _UNITS: Final = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+    _MOST_DAYS: Final = 36_500
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        """The duration."""
+        number, unit = str(value)[:-1], str(value)[-1:]
+        if unit not in self._UNITS or not re.fullmatch(r"[0-9]{1,8}(\.[0-9]{1,3})?", number):
+            self.fail(f"{value!r} is no age; write a number and m, h, d or w, such as 12h or 30d", param, ctx)
+        age = timedelta(**{self._UNITS[unit]: float(number)})
+        if age > timedelta(days=self._MOST_DAYS):
+            self.fail(f"give at most {self._MOST_DAYS} days", param, ctx)
+        return age
 
 
 def pairs(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:

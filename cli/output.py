@@ -199,6 +199,16 @@ def size(count: int) -> str:
     return f"{amount:.1f} GiB"
 
 
+def disk_line(disk: dict[str, Any]) -> str:
+    """What is free on a disk, and what that means."""
+    free = f"{size(disk['free_bytes'])} free on the disk of {disk['path']}"
+    if disk["low"]:
+        return f"{free}: dispatches are refused, {size(disk['required_bytes'])} must be"
+    if not disk["required_bytes"]:
+        return f"{free}; dispatches are never refused for it (min_free_bytes = 0)"
+    return f"{free}; dispatches are refused below {size(disk['required_bytes'])}"
+
+
 # --- the terminal -------------------------------------------------------------------------------
 
 

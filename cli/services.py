@@ -8,8 +8,10 @@ from typing import Any
 import click
 
 from vp_queue import config
-from vp_queue.cli import hints, output, tables
-from vp_queue.cli.fleet import heartbeat, show_vps
+from vp_queue.cli import completing, hints, options, output, tables
+from vp_queue.cli.fleet import heartbeat, show_vps, tell_running
+from vp_queue.cli.output import disk_line
+from vp_queue.contracts import limits
 from vp_queue.operations import installation, supervision
 
 
@@ -63,6 +65,39 @@ def down_command(as_json: bool) -> None:
         click.echo("supervisord is not running.")
 
 
+@click.command("restart")
+@click.argument("vp_id", shell_complete=completing.vps)
+@click.option(
+    "--timeout",
+    type=options.Seconds(limits.DURATION_SECONDS),
+    default=3_600.0,
+    show_default=True,
+    help="Wait so many seconds for its missions; 0 releases them, and they run again.",
+)
+@output.json_option
+def restart_command(vp_id: str, timeout: float, as_json: bool) -> int:
+    """Restart a VP's consumer when its missions have ended.
+
+    For new code or a changed profile: it drains the VP, restarts its consumer under supervisord, and lets it
+    take missions again. If missions still run when the time is up (exit code 5), or at Ctrl-C, it goes on as
+    before.
+
+    \b
+    Example:
+      vp restart vp.coder.primary
+    """
+    from vp_queue.operations import restarting
+
+    answer = restarting.restart(config.load(), vp_id, timeout, lambda vp: None if as_json else tell_running(vp.dump()))
+    if as_json:
+        output.print_json(answer)
+    elif answer["restarted"]:
+        click.echo(f"{vp_id} was restarted.")
+    else:
+        click.echo(f"{vp_id} was not restarted: its missions still run. It goes on as before.")
+    return 0 if answer["restarted"] else output.WAIT_TIMED_OUT
+
+
 @click.command("status")
 @output.json_option
 def status_command(as_json: bool) -> None:
@@ -86,6 +121,7 @@ def status_command(as_json: bool) -> None:
             ("keeper", keeper),
             ("ledger", ledger["path"] + ("" if ledger["exists"] else " (not there yet: vp init)")),
             ("", ledger["error"] and ledger["error"]["message"]),
+            *(("disk", disk_line(disk)) for disk in answer["disks"]),
             ("configuration", hints.not_set_up()),
         ]
     )

@@ -10,11 +10,13 @@ MARKS = {True: "✓", None: "!", False: "✗"}
 
 
 @click.command("init")
+@click.option("--new-ledger", is_flag=True, help="Make an empty ledger where one was removed.")
 @output.json_option
-def init_command(as_json: bool) -> None:
+def init_command(new_ledger: bool, as_json: bool) -> None:
     """Set up VP_HOME: configuration, token, ledger.
 
-    What exists already is left as it is, so it may be repeated.
+    What exists already is left as it is, so it may be repeated. A ledger that was there and is gone is not
+    replaced by an empty one unless you say so: see vp restore.
 
     \b
     Example:
@@ -23,7 +25,7 @@ def init_command(as_json: bool) -> None:
     from vp_queue import config
     from vp_queue.operations import installation
 
-    answer = installation.init(config.load())
+    answer = installation.init(config.load(), new_ledger=new_ledger)
     if as_json:
         output.print_json(answer)
         return

@@ -3,17 +3,21 @@
 import importlib
 import os
 import sys
+from functools import partial
 
 from vp_queue import missions
 from vp_queue.errors import VpError
+from vp_queue.keeper.rescue import rescue_the_dead
+from vp_queue.ledger import database
 from vp_queue.queue.huey import consumer_huey
 from vp_queue.queue.signals import on_interrupted
 from vp_queue.worker.consumer import MissionWorker
 
 try:
     settings = missions.ready()
+    database.check_intact()
     profile = settings.profile(os.environ.get("VP_ID", ""))
-    worker = MissionWorker(settings, profile)
+    worker = MissionWorker(settings, profile, at_start=partial(rescue_the_dead, settings))
     huey = consumer_huey(profile.vp_id, worker.run, profile.concurrency)
 except VpError as error:
     sys.exit(f"This consumer cannot start: {error.message}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vp_queue import tools
+from vp_queue.ledger import database
 
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parents[1]
@@ -230,3 +232,18 @@ def open_descriptors() -> set[tuple[str, str]]:
         with contextlib.suppress(FileNotFoundError):  # the one that listed them
             found.add((name, os.readlink(f"/proc/self/fd/{name}")))
     return found
+
+
+def close_ledger() -> None:
+    """Have no ledger open in this process any more, so that its disk may go or another be put in its place."""
+    if database._current is None:
+        return
+    path = str(database.current().path)
+    database.close_thread_connection()
+    database._current = None
+
+    def closed() -> bool:
+        gc.collect()  # its watch, if it had one, ends with it
+        return not any(target.startswith(path) for _, target in open_descriptors())
+
+    until(closed, "nothing of it is open")

@@ -21,6 +21,7 @@ PACKAGE = "vp_queue"
 LAYERS = {
     "vp_queue.errors": 0,
     "vp_queue.clock": 0,
+    "vp_queue.code_digest": 0,
     "vp_queue.contracts": 0,
     "vp_queue.config": 1,
     "vp_queue.ledger": 2,

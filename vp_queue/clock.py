@@ -29,6 +29,7 @@ EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 
 _ID_ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
+_ID_PAIRS = [first + second for first in _ID_ALPHABET for second in _ID_ALPHABET]
 
 
 class SystemClock:
@@ -105,11 +106,11 @@ def as_text(instant: datetime) -> str:
 
 
 def _base36(number: int, width: int) -> str:
-    digits = []
+    pairs = ""
     while number:
-        number, digit = divmod(number, 36)
-        digits.append(_ID_ALPHABET[digit])
-    return "".join(reversed(digits)).rjust(width, "0")
+        number, pair = divmod(number, 36 * 36)
+        pairs = _ID_PAIRS[pair] + pairs
+    return pairs.rjust(width, "0")[-width:]
 
 
 def new_mission_id() -> str:

@@ -9,6 +9,7 @@ wherever it comes from; only the blame differs: a line, a variable's name, an ar
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import stat
@@ -27,6 +28,7 @@ from vp_queue.config_blame import Blame, dotted, judged, shown, suggestion
 from vp_queue.config_home import ensure_home, write_default_config
 from vp_queue.config_lines import HostileToml, KeyLines, KeyPath
 from vp_queue.config_profile import BUILT_IN, VP_ID_FORM, Profile, expand_user, is_vp_id
+from vp_queue.config_retention import DEFAULT, KEY, Retention, retention_of
 from vp_queue.errors import ConfigurationError, UnknownVp
 
 __all__ = ["Profile", "Settings", "ensure_home", "load", "write_default_config"]
@@ -85,6 +87,7 @@ class _General(BaseModel):
     lease_seconds: float = Field(default=30.0, ge=1, le=3_600)
     lost_host_grace_seconds: float = Field(default=300.0, ge=0, le=7 * 86_400)
     artifacts_url: Annotated[str, AfterValidator(_check_artifacts_url)] | None = None
+    min_free_bytes: int | None = Field(default=None, ge=0, le=2**60)
     imports: list[Annotated[str, AfterValidator(_check_module)]] = Field(default_factory=list)
 
 
@@ -103,6 +106,8 @@ class Settings:
         artifacts_url: where artifacts are kept if not beside the workspaces.
         vps: the roster by vp_id.
         imports: modules that a consumer imports, for their ``@huey.signal`` handlers.
+        min_free_bytes: dispatches are refused below it; 0 = never, None = by the size of the disk.
+        retention: what is kept of missions whose VP has no profile any more, and of what belongs to no VP.
     """
 
     home: Path
@@ -115,8 +120,10 @@ class Settings:
     artifacts_url: str | None
     vps: Mapping[str, Profile]
     imports: tuple[str, ...] = ()
+    min_free_bytes: int | None = None
+    retention: Retention = DEFAULT
 
-    @property
+    @functools.cached_property
     def database_path(self) -> Path:
         """The ledger's file.
 
@@ -175,17 +182,17 @@ def load(environ: Mapping[str, str] = os.environ, **overrides: object) -> Settin
         ConfigurationError: names the file, key and line, or the variable, or the argument at fault.
     """
     given = {name: value for name, value in overrides.items() if value is not None}
-    home = _location(given.pop("home", None), "home", environ, "VP_HOME") or _default_home(environ, sys.platform)
-    path = _location(given.pop("config_path", None), "config_path", environ, "VP_CONFIG") or home / "vp_queue.toml"
-    variables = {name: environ[name] for name in _VARIABLES if environ.get(name)}
-    stamp = _stamp(path)
     # By repr: an argument may be a list, and 30 is not "30".
-    key = (home, path, stamp, environ.get("HOME"), repr(sorted(variables.items())), repr(sorted(given.items())))
+    arguments = repr(sorted(given.items())) if given else ""
+    home, path = _places(given, environ)
+    stamp = _stamp(path)
+    variables = {name: value for name in _VARIABLES if (value := environ.get(name))}
+    key = (home, path, stamp, environ.get("HOME"), *variables.items(), arguments)
     # No lock, because one held while another thread forks stays held in the child; single dict
     # operations are atomic, and two threads that both read the file get equal settings.
     settings = _cache.get(key)
     if settings is None:
-        settings = _read(home, path, stamp is not None, environ, variables, given)
+        settings = _read(Path(home), Path(path), stamp is not None, environ, variables, given)
         if stamp is None or clock.to_micros(clock.now()) - stamp[0] // 1_000 > RACY_MICROSECONDS:
             if len(_cache) >= CACHED:
                 _cache.clear()
@@ -210,7 +217,8 @@ def _read(
         judged(_General, _from_variables(variables), _blame_variable),
         judged(_General, _listed(given), _blame_argument),
     )
-    vps = _roster(tables, blame, environ)
+    retention = retention_of(tables.get(KEY, {}), DEFAULT, blame, (KEY,))
+    vps = _roster(tables.get("vp", {}), retention, blame, environ)
     merged: dict[str, object] = {}
     for source in sources:
         merged |= source.model_dump(exclude_unset=True)
@@ -230,6 +238,8 @@ def _read(
         artifacts_url=general.artifacts_url,
         vps=MappingProxyType(vps),
         imports=tuple(general.imports),
+        min_free_bytes=general.min_free_bytes,
+        retention=retention,
     )
 
 
@@ -252,29 +262,40 @@ def _from_variables(variables: Mapping[str, str]) -> dict[str, object]:
 # --- where things are ---------------------------------------------------------------------------
 
 
-def _location(argument: object, name: str, environ: Mapping[str, str], variable: str) -> Path | None:
+def _places(given: dict[str, object], environ: Mapping[str, str]) -> tuple[str, str]:
+    """VP_HOME and the file, absolute; takes them out of the arguments given.
+
+    As texts: to make and compare two paths is half of what a call of :func:`load` costs.
+    """
+    home = given.pop("home", None)
+    home = _location(home, "home", environ, "VP_HOME") or _default_home(environ, sys.platform)
+    path = _location(given.pop("config_path", None), "config_path", environ, "VP_CONFIG")
+    return home, path or os.path.join(home, "vp_queue.toml")
+
+
+def _location(argument: object, name: str, environ: Mapping[str, str], variable: str) -> str | None:
     value = argument if argument is not None else environ.get(variable)
     if argument is None and not value:
         return None
     try:
         if not isinstance(value, str | Path):
             raise ValueError(f"give a path, not {shown(value)}")
-        return Path(os.path.abspath(expand_user(_check_path(os.fspath(value)), environ)))
+        return os.path.abspath(expand_user(_check_path(os.fspath(value)), environ))
     except ValueError as error:
         if argument is not None:
             raise _blame_argument((name,), str(error)) from None
         raise ConfigurationError(f"environment variable {variable}: {error}", variable=variable) from None
 
 
-def _default_home(environ: Mapping[str, str], platform: str) -> Path:
+def _default_home(environ: Mapping[str, str], platform: str) -> str:
     """The platform's folder for a user's state (XDG base directories; Apple's file system guide)."""
     try:
         if platform == "darwin":
-            return Path(expand_user("~/Library/Application Support/vp-queue", environ))
+            return expand_user("~/Library/Application Support/vp-queue", environ)
         state = environ.get("XDG_STATE_HOME", "")
         # The XDG specification: a relative path is invalid and to be ignored.
         folder = state if state.startswith("/") else expand_user("~/.local/state", environ)
-        return Path(os.path.abspath(folder)) / "vp-queue"
+        return os.path.join(os.path.abspath(folder), "vp-queue")
     except ValueError:
         raise ConfigurationError("there is no home directory to put the state in: set VP_HOME") from None
 
@@ -295,7 +316,7 @@ def _sqlite_path(url: str, home: Path) -> Path:
 # --- the file -----------------------------------------------------------------------------------
 
 
-def _stamp(path: Path) -> tuple[int, int, int, int] | None:
+def _stamp(path: str) -> tuple[int, int, int, int] | None:
     try:
         found = os.stat(path)
     except FileNotFoundError:
@@ -303,16 +324,16 @@ def _stamp(path: Path) -> tuple[int, int, int, int] | None:
     except OSError as error:
         raise _unreadable(path, error) from None
     if not stat.S_ISREG(found.st_mode):
-        raise ConfigurationError(f"{path} is not a regular file", file=str(path))
+        raise ConfigurationError(f"{path} is not a regular file", file=path)
     return found.st_mtime_ns, found.st_size, found.st_ino, found.st_ctime_ns
 
 
-def _unreadable(path: Path, error: OSError) -> ConfigurationError:
+def _unreadable(path: Path | str, error: OSError) -> ConfigurationError:
     return ConfigurationError(f"cannot read {path}: {error.strerror}; correct its path or its mode", file=str(path))
 
 
-def _parse(path: Path) -> tuple[dict[str, object], object, Blame]:
-    """The top-level values, what stands under ``vp``, and who is to blame for a key path."""
+def _parse(path: Path) -> tuple[dict[str, object], dict[str, object], Blame]:
+    """The top-level values, the tables ``vp`` and ``retention``, and who is to blame for a key path."""
     text = _text_of(path)
     try:
         lines = KeyLines(text)
@@ -327,7 +348,7 @@ def _parse(path: Path) -> tuple[dict[str, object], object, Blame]:
         line, key = lines.line_of(key_path), dotted(key_path)
         return ConfigurationError(f"{path}:{line}: {key}: {problem}", file=str(path), key=key, line=line)
 
-    return data, data.pop("vp", {}), blame
+    return data, {name: data.pop(name) for name in ("vp", KEY) if name in data}, blame
 
 
 def _at_line(path: Path, line: int, problem: str) -> ConfigurationError:
@@ -349,13 +370,13 @@ def _text_of(path: Path) -> str:
         raise _at_line(path, raw.count(b"\n", 0, error.start) + 1, "the text is not UTF-8") from None
 
 
-def _roster(tables: object, blame: Blame, environ: Mapping[str, str]) -> dict[str, Profile]:
+def _roster(tables: object, retention: Retention, blame: Blame, environ: Mapping[str, str]) -> dict[str, Profile]:
     if not isinstance(tables, dict):
         raise blame(("vp",), 'give one table for each VP: [vp."vp.name"]')
     vps: dict[str, Profile] = {}
     folders: dict[str, str] = {}
     for vp_id, table in {**{built_in: {} for built_in in BUILT_IN}, **tables}.items():
-        profile = _profile(vp_id, table, blame, environ)
+        profile = _profile(vp_id, table, retention, blame, environ)
         other = folders.setdefault(profile.folder, vp_id)
         if other != vp_id:
             raise blame(("vp", vp_id), f"{other} has the same folder, {profile.folder}; rename one of the two")
@@ -363,7 +384,7 @@ def _roster(tables: object, blame: Blame, environ: Mapping[str, str]) -> dict[st
     return vps
 
 
-def _profile(vp_id: str, table: object, blame: Blame, environ: Mapping[str, str]) -> Profile:
+def _profile(vp_id: str, table: object, retention: Retention, blame: Blame, environ: Mapping[str, str]) -> Profile:
     at: KeyPath = ("vp", vp_id)
     if not is_vp_id(vp_id):
         close = suggestion(vp_id, BUILT_IN)
@@ -374,7 +395,8 @@ def _profile(vp_id: str, table: object, blame: Blame, environ: Mapping[str, str]
         raise blame((*at, "executor"), f"a VP of your own needs an executor{suggestion(vp_id, BUILT_IN)}")
     if "vp_id" in table:
         raise blame((*at, "vp_id"), "unknown key; the id stands in the table's name")
-    values = {"title": vp_id, "description": "", **BUILT_IN.get(vp_id, {}), **table, "vp_id": vp_id}
+    own = {KEY: retention_of(table.get(KEY, {}), retention, blame, (*at, KEY))}
+    values = {"title": vp_id, "description": "", **BUILT_IN.get(vp_id, {}), **table, **own, "vp_id": vp_id}
     profile = judged(Profile, values, blame, at, environ)
     if profile.executor not in EXECUTORS:
         plugins = _plugins()

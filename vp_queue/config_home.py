@@ -18,18 +18,22 @@ TEMPLATE = Path(__file__).with_name("config_template.toml")
 def ensure_home(settings: Settings) -> None:
     """Make VP_HOME, its ``run/`` and ``logs/``, and the workspaces root, each for this user only (0700).
 
+    A workspaces root of which programs of other users shall reach their own part (``run_as``) is made 0711.
+
     A folder that exists keeps its mode, but one that others could write to, or that belongs to
-    someone else, is refused: its owner could swap the ledger or a profile's command.
+    someone else, is refused: its owner could swap the ledger or a profile's command. On a file system
+    that is mounted read-only they are left as they are.
 
     Raises:
         ConfigurationError: a folder cannot be made or used; the message says what to do.
     """
     for folder in (settings.home, settings.run_dir, settings.logs_dir, settings.workspaces_root):
+        passable = folder == settings.workspaces_root and any(vp.run_as for vp in settings.vps.values())
         try:
             # mkdir's own parents=True would make the folders between with the umask's mode only.
             for missing in (*reversed(folder.parents), folder):
                 if not missing.exists():
-                    missing.mkdir(mode=0o700, exist_ok=True)
+                    missing.mkdir(mode=0o711 if passable else 0o700, exist_ok=True)
             found = folder.stat()
         except OSError as error:
             raise _refused(folder, f"it cannot be made or entered ({error.strerror})") from None
@@ -43,6 +47,8 @@ def _check_private(folder: Path, found: os.stat_result) -> None:
         raise _refused(folder, f"it belongs to user {found.st_uid}, and this process runs as user {os.geteuid()}")
     if found.st_mode & stat.S_IWOTH:
         raise _refused(folder, f'anyone may write to it; run: chmod 700 "{folder}"')
+    if os.statvfs(folder).f_flag & os.ST_RDONLY:
+        return  # reading may go on; whoever wants to write hears of it from the ledger
     if not os.access(folder, os.W_OK | os.X_OK):
         raise _refused(folder, f'this user may not write to it; run: chmod 700 "{folder}"')
 

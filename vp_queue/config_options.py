@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 PLACEHOLDERS: Final = ("{workspace}", "{work_products}", "{mission_file}", "{target_path}")
-OPTIONS_BYTES: Final = 100_000  # they reach the child as one argument, and Linux takes 128 KiB
+OPTIONS_BYTES: Final = 100_000
 _VARIABLE_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MODULE_FUNCTION: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 _ENTRY_POINT: Final = re.compile(r"[\w.-]+")

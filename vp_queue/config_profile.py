@@ -15,10 +15,12 @@ from typing import Annotated, Final
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from vp_queue.config_options import UnfitOption, check_options, check_variable_name
+from vp_queue.config_retention import DEFAULT, Retention
 from vp_queue.contracts.limits import DURATION_SECONDS, NAME_CHARS
 from vp_queue.contracts.paths import has_control_characters
 
 VP_ID: Final = re.compile(r"vp\.[a-z0-9][a-z0-9_.-]{0,80}")
+USER_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?")
 VP_ID_FORM: Final = 'a VP id is "vp." and up to 81 of a-z 0-9 _ . -, without ".." and with no "." at its end'
 
 
@@ -89,8 +91,12 @@ class Profile(BaseModel):
         cancel_grace_seconds: between SIGTERM and SIGKILL. At most 20: supervisord kills a consumer
             30 seconds after its TERM, and the tree must be proved dead within them.
         max_releases: orderly stops that one mission survives.
+        max_processes: processes and threads of one attempt at most, where a cgroup can hold them; 0 = no limit.
+        run_as: the Unix user whose rights the program has; None = the worker's. Whether it exists is asked at
+            dispatch, since the file may be read where it does not.
         env_allow: variables of the worker that the program sees.
         retry_backoff_seconds: the wait before the second charged attempt, doubled for each later one.
+        retention: what is kept of its ended missions; no part of the digest, as no consumer reads it.
         options: the executor's own keys; JSON-able.
     """
 
@@ -110,8 +116,11 @@ class Profile(BaseModel):
     stall_after_seconds: Seconds = 600.0
     cancel_grace_seconds: float = Field(default=5.0, ge=0, le=20)
     max_releases: int = Field(default=3, ge=0, le=1_000)
+    run_as: str | None = None
+    max_processes: int = Field(default=1_024, ge=0, le=4_194_304)  # PID_MAX_LIMIT
     env_allow: Annotated[tuple[VariableName, ...], BeforeValidator(_as_tuple)] = ("PATH", "LANG", "HOME")
     retry_backoff_seconds: float = Field(default=5.0, ge=0, le=DURATION_SECONDS)
+    retention: Retention = DEFAULT
     options: dict[str, object] = Field(default_factory=dict)
 
     @field_validator("vp_id")
@@ -126,6 +135,15 @@ class Profile(BaseModel):
     def _check_title(cls, value: str) -> str:
         if has_control_characters(value):
             raise ValueError("a title is one line without control characters")
+        return value
+
+    @field_validator("run_as")
+    @classmethod
+    def _check_run_as(cls, value: str | None) -> str | None:
+        if value is not None and not USER_NAME.fullmatch(value):
+            raise ValueError("give the name of a Unix user, such as vp-coder")
+        if value == "root":
+            raise ValueError("root protects nothing; name another user, or leave run_as out")
         return value
 
     @field_validator("default_timeout_seconds")
@@ -148,7 +166,9 @@ class Profile(BaseModel):
     @property
     def digest(self) -> str:
         """SHA-256 (hex) of the profile: a consumer that sees another one runs an old profile."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        canonical = json.dumps(
+            self.model_dump(mode="json", exclude={"retention"}), sort_keys=True, separators=(",", ":")
+        )
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 

@@ -8,30 +8,20 @@ Huey, the executors and what reads files are imported by the use cases that need
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
 
 from vp_queue import clock, config
+from vp_queue.code_digest import code_digest
 from vp_queue.config import Profile, Settings
 from vp_queue.contracts import TERMINAL, Status, limits, views
 from vp_queue.contracts import requests as asked
-from vp_queue.errors import (
-    ExecutorUnavailable,
-    IdempotencyConflict,
-    NotRetryableState,
-    ValidationError,
-    VpDisabled,
-)
-from vp_queue.ledger import database, inbox, queries, transitions
+from vp_queue.errors import IdempotencyConflict, NotRetryableState
+from vp_queue.ledger import database, fleet, inbox, queries, transitions
 from vp_queue.ledger.models import Mission
 from vp_queue.ledger.records import NewMission
+from vp_queue.missions_admission import availability, check_can_run
 
-if TYPE_CHECKING:
-    from vp_queue.executors.base import Availability
-
-COMMANDS_ONLY: Final = 'only mission_type="command"'
 # A waiter looks at the ledger again this often even if no change was noticed.
 WAIT_SLICE_SECONDS: Final = 5.0
 
@@ -59,13 +49,15 @@ def dispatch(request: asked.DispatchMission) -> views.DispatchAnswer:
 
     Raises:
         UnknownVp, VpDisabled, ExecutorUnavailable, TargetPathDenied: it could not run.
+        LimitExceeded: the disk is nearly full.
         IdempotencyConflict: the key stands for another request.
         ValidationError, LedgerBusy, LedgerUnavailable: nothing was stored.
     """
     settings = ready()
     profile = settings.profile(request.vp_id)
-    digest = request.digest()
+    digest = None
     if request.idempotency_key is not None:
+        digest = request.digest()
         with database.read_transaction():
             replay = _replay(settings, request.vp_id, request.idempotency_key, digest)
         if replay is not None:
@@ -73,68 +65,46 @@ def dispatch(request: asked.DispatchMission) -> views.DispatchAnswer:
     new = NewMission(
         mission_id=clock.new_mission_id(),
         request_digest=digest,
-        constraints=request.constraints.given(),
-        budget=request.budget.given(),
         target_realpath=check_can_run(settings, profile, request),
-        **request.model_dump(exclude={"constraints", "budget"}),
+        **_stored(request),
     )
     mission, created = _accept(settings, new)
     return views.DispatchAnswer(mission=mission, created=created)
 
 
-def check_can_run(settings: Settings, profile: Profile, request: asked.DispatchMission) -> str | None:
-    """Refuse what could only fail later; returns the resolved target path, if one is asked for."""
-    if not profile.enabled:
-        raise VpDisabled(f"{profile.vp_id} is disabled; set enabled = true in {settings.config_path}.", field="vp_id")
-    if request.expires_at is not None and request.expires_at <= clock.now():
-        raise ValidationError("expires_at lies in the past; the mission could never start.", field="expires_at")
-    if request.mission_type == "command":
-        if not profile.allow_commands:
-            raise ValidationError(
-                f'{profile.vp_id} runs no commands of missions; use mission_type="task", or set '
-                f"allow_commands = true for it in {settings.config_path}.",
-                field="constraints.command",
-            )
-    else:
-        from vp_queue.executors import registry
-
-        available = registry.availability(profile.executor, profile.options)
-        if not available.ok:
-            raise ExecutorUnavailable(
-                f"{profile.vp_id} cannot run: {available.reason}. `vp doctor` shows what each VP needs.",
-                field="vp_id",
-                executor=profile.executor,
-            )
-    if request.constraints.target_path is None:
-        return None
-    from vp_queue.worker.target import resolve_target
-
-    return str(resolve_target(request.constraints.target_path, profile.allowed_target_roots, forbidden(settings)))
-
-
-def forbidden(settings: Settings) -> tuple[Path, ...]:
-    """Where no mission may work: vp-queue's own state and the workspaces of other missions."""
-    return settings.home, settings.workspaces_root
+def _stored(request: asked.DispatchMission) -> dict[str, Any]:
+    """The request's fields, each as the mission holds it."""
+    return {**vars(request), "constraints": request.constraints.given(), "budget": request.budget.given()}
 
 
 def _accept(settings: Settings, new: NewMission) -> tuple[views.MissionView, bool]:
     from vp_queue.queue import huey  # before the transaction, which must not wait for it
 
+    wake_up = huey.first_wake_up(new)
     with database.write_transaction() as tx:
         replay = _replay(settings, new.vp_id, new.idempotency_key, new.request_digest)
         if replay is not None:
             return replay, False
-        mission = transitions.accept(tx, new)
-        if new.not_before is None or new.not_before <= tx.now:
-            huey.enqueue(tx, mission)
+        due = new.not_before is None or new.not_before <= tx.now
+        mission = transitions.accept(tx, new, wake_up.write() if due else None)
     return _view(settings, mission), True
 
 
-def _replay(settings: Settings, vp_id: str, key: str | None, digest: str) -> views.MissionView | None:
+def _replay(settings: Settings, vp_id: str, key: str | None, digest: str | None) -> views.MissionView | None:
     """The mission this key already stands for, if the request is the same."""
     known = queries.key_row(vp_id, key) if key is not None else None
     if known is None:
         return None
+    mission = queries.find_mission(known.mission_id)
+    if mission is None:
+        when = f" on {known.pruned_at:%Y-%m-%d}" if known.pruned_at else ""
+        raise IdempotencyConflict(
+            f"The idempotency key stands for mission {known.mission_id}, which has ended and was pruned{when}. "
+            "To have it done again, use a new key.",
+            field="idempotency_key",
+            mission_id=known.mission_id,
+            pruned=True,
+        )
     if known.request_digest != digest:
         raise IdempotencyConflict(
             f"The idempotency key was used for another request (mission {known.mission_id}); use a new key, "
@@ -142,7 +112,7 @@ def _replay(settings: Settings, vp_id: str, key: str | None, digest: str) -> vie
             field="idempotency_key",
             mission_id=known.mission_id,
         )
-    return _view(settings, queries.mission_row(known.mission_id))
+    return _view(settings, mission)
 
 
 def get(request: asked.GetMission) -> views.GetAnswer:
@@ -239,14 +209,12 @@ def retry(request: asked.RetryMission) -> views.RetryAnswer:
     new = NewMission(
         mission_id=clock.new_mission_id(),
         request_digest=digest,
-        constraints=old.constraints,
-        budget=old.budget,
         target_realpath=check_can_run(settings, settings.profile(old.vp_id), again),
         guidance=request.guidance,
         retry_of=old.id,
-        **again.model_dump(exclude={"constraints", "budget", "idempotency_key"}),
+        **{**_stored(again), "idempotency_key": request.idempotency_key},
     )
-    mission, created = _accept(settings, replace(new, idempotency_key=request.idempotency_key))
+    mission, created = _accept(settings, new)
     return views.RetryAnswer(mission=mission, created=created)
 
 
@@ -302,7 +270,7 @@ def vps() -> views.VpsAnswer:
     """Every configured VP."""
     settings = ready()
     with database.read_transaction():
-        return views.VpsAnswer(vps=[_vp_view(profile) for profile in settings.vps.values()])
+        return views.VpsAnswer(vps=[_vp_view(settings, profile) for profile in settings.vps.values()])
 
 
 def vp(vp_id: str) -> views.VpView:
@@ -311,26 +279,20 @@ def vp(vp_id: str) -> views.VpView:
     Raises:
         UnknownVp: there is none of this id.
     """
-    profile = ready().profile(vp_id)
+    settings = ready()
+    profile = settings.profile(vp_id)
     with database.read_transaction():
-        return _vp_view(profile)
+        return _vp_view(settings, profile)
 
 
-def availability(profile: Profile) -> Availability:
-    """Whether a VP can run here; one that lacks its own program may still run missions' commands."""
-    from vp_queue.executors import registry
-    from vp_queue.executors.base import Availability
-
-    found = registry.availability(profile.executor, profile.options)
-    if found.ok or not profile.allow_commands:
-        return found
-    return Availability(True, f"{COMMANDS_ONLY}; for other missions: {found.reason}")
+def _current(settings: Settings, profile: Profile | None) -> queries.Current:
+    return queries.Current(settings.lease_seconds, profile.digest if profile else None, code_digest())
 
 
-def _vp_view(profile: Profile) -> views.VpView:
+def _vp_view(settings: Settings, profile: Profile) -> views.VpView:
     decided = queries.agent_row(profile.vp_id)
     depths = queries.depths(profile.vp_id)
-    available = availability(profile)
+    available = availability(settings, profile)
     return views.VpView(
         vp_id=profile.vp_id,
         title=profile.title,
@@ -340,45 +302,74 @@ def _vp_view(profile: Profile) -> views.VpView:
         paused=decided.paused if decided else False,
         pause_reason=decided.pause_reason if decided else None,
         draining=decided.draining if decided else False,
+        drain_reason=decided.drain_reason if decided else None,
         available=views.AvailabilityView(ok=available.ok, reason=available.reason),
         queued=depths[Status.QUEUED],
         running=depths[Status.RUNNING],
         needs_input=depths[Status.NEEDS_INPUT],
         concurrency=profile.concurrency,
-        workers=queries.worker_views(profile.vp_id),
+        workers=queries.worker_views(profile.vp_id, _current(settings, profile)),
     )
 
 
 def pause(vp_id: str, reason: str | None = None) -> views.VpView:
     """Take nothing more from a VP's queue; what runs goes on."""
-    return _set_paused(vp_id, True, reason)
+    return _decided(vp_id, lambda tx: fleet.pause(tx, vp_id, reason))
 
 
-def resume(vp_id: str) -> views.VpView:
-    """Take from a VP's queue again."""
-    return _set_paused(vp_id, False, None)
+def drain(vp_id: str, reason: str | None = None) -> views.VpView:
+    """Let a VP finish what runs and start nothing more, across restarts of its workers, until it is resumed."""
+    return _decided(vp_id, lambda tx: fleet.set_draining(tx, vp_id, reason))
 
 
-def _set_paused(vp_id: str, paused: bool, reason: str | None) -> views.VpView:
-    from vp_queue.ledger import fleet
+def resume(vp_id: str, *, keep_pause: bool = False) -> views.VpView:
+    """Take from a VP's queue again.
 
-    profile = ready().profile(vp_id)
+    Args:
+        keep_pause: end only its draining.
+    """
+    return _decided(vp_id, lambda tx: fleet.resume(tx, vp_id, keep_pause=keep_pause))
+
+
+def _decided(vp_id: str, decide: Callable[[database.Transaction], bool]) -> views.VpView:
+    ready().profile(vp_id)
     with database.write_transaction() as tx:
-        fleet.set_paused(tx, vp_id, paused, reason)
-    with database.read_transaction():
-        return _vp_view(profile)
+        decide(tx)
+    return vp(vp_id)
+
+
+def wait_until_idle(vp_id: str, timeout_seconds: float) -> Iterator[views.VpView]:
+    """How a VP is doing, each time that changes, until nothing of it runs or waits for input, or the time is up.
+
+    The last one says which.
+    """
+    from vp_queue.ledger import watch
+
+    ready()
+    deadline = clock.monotonic() + timeout_seconds
+    changes = watch.current()
+    busy = -1
+    while True:
+        token = changes.token()
+        seen = vp(vp_id)
+        left = deadline - clock.monotonic()
+        if seen.running + seen.needs_input != busy or left <= 0:
+            busy = seen.running + seen.needs_input
+            yield seen
+        if busy == 0 or left <= 0:
+            return
+        changes.wait(token, min(left, WAIT_SLICE_SECONDS))
 
 
 def keepers() -> list[views.WorkerView]:
     """The keepers that have not ended, for ``vp status``."""
-    ready()
+    settings = ready()
     with database.read_transaction():
-        return queries.worker_views(None)
+        return queries.worker_views(None, _current(settings, None))
 
 
 def worker_pids() -> set[int]:
     """The pids of all workers and keepers that have registered and not ended."""
-    settings = ready()
+    ready()
     with database.read_transaction():
-        of_all = [queries.worker_views(vp_id) for vp_id in (*settings.vps, None)]
-    return {worker.pid for workers in of_all for worker in workers}
+        return queries.worker_pids()

@@ -64,6 +64,14 @@ def test_its_table_fits_80_columns(script: str, arguments: list[str], tmp_path: 
     assert "not measured" not in text
 
 
+def test_rescue(tmp_path: Path) -> None:
+    told = document(run("rescue.py", "--kills", "2", "--cancels", "2", "--json", folder=tmp_path))
+    assert (told["rescued"]["samples"], told["runs_again"]["samples"], told["cancelled"]["samples"]) == (2, 1, 2)
+    assert told["alive_when_rescued"] == 0
+    assert len(told["goals"]) == 4
+    assert all(goal["value"] is not None for goal in told["goals"])
+
+
 def test_command_line(tmp_path: Path) -> None:
     told = document(run("cli.py", "--runs", "2", "--missions", "3", "--imports", "4", "--json", folder=tmp_path))
     assert told["commands"].keys() == {"python -I -c pass", "vp --help", "vp list --json"}

@@ -15,7 +15,8 @@ from tests.harness import GENERAL, Home, ended, ok, until, worker_pids
 from vp_queue import tools
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-POET = '#!/bin/sh\nprintf \'an old %s\\na mission jumps in\\n%s\' "$1" "$LAST"\n'
+# The objective is the fifth line of the briefing.
+POET = '#!/bin/sh\nprintf \'an old %s\\na mission jumps in\\n%s\' "$(sed -n 5p "$1" | cut -c 1-5)" "$LAST"\n'
 
 
 @pytest.fixture
@@ -37,10 +38,12 @@ def with_plugin(home: Home, tmp_path: Path) -> dict[str, str]:
     return {"PYTHONPATH": str(target)}
 
 
-def vp(home: Home, environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+def vp(
+    home: Home, environment: dict[str, str], *arguments: str, stdin: str | None = None
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "vp_queue.cli.main", *arguments]
     variables = {**home.environment, **environment}
-    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, env=variables, input=stdin, capture_output=True, text=True, timeout=60)
 
 
 @pytest.mark.parametrize(("last", "status", "code"), [("plop", "completed", None), ("plop\nplop", "failed", "refused")])
@@ -50,7 +53,9 @@ def test_an_executor_of_another_package_runs_and_judges(
     monkeypatch.syspath_prepend(with_plugin["PYTHONPATH"])
     home.start("huey_consumer", "vp_queue.tasks.app.huey", VP_ID="vp.poet.primary", LAST=last, **with_plugin)
     until(lambda: worker_pids("vp.poet.primary"), "the poet's consumer registered")
-    dispatched = vp(home, with_plugin, "dispatch", "vp.poet.primary", "queue", "--wait", "30", "--json")
+    # Longer than what Linux takes for one argument (128 KiB): it must not come to the poet as one.
+    objective = "queue" + "é" * 80_000
+    dispatched = vp(home, with_plugin, "dispatch", "vp.poet.primary", "-", "--wait", "30", "--json", stdin=objective)
     assert dispatched.returncode == (0 if code is None else 1), dispatched.stdout + dispatched.stderr
     (mission,) = ok(tools.vp_list_missions(vp_id="vp.poet.primary"))["missions"]
     assert mission["status"] == status

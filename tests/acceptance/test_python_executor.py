@@ -5,14 +5,18 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests import oracle
-from tests.harness import GENERAL, Home, alive_with_environment, ended, ok, refused, until
+from tests.harness import GENERAL, ROOT, Home, alive_with_environment, ended, ok, refused, until
 from vp_queue import missions, tools
 from vp_queue.worker.consumer import MissionWorker
 
@@ -60,6 +64,37 @@ def leaves(mission):
 
 def leaves_at_once(mission):
     os._exit(3)
+
+
+def shows_itself(mission):
+    (mission.work_products / "cmdline").write_bytes(open("/proc/self/cmdline", "rb").read())
+    return sys.stdin.read()
+
+
+def tells_at_length(mission):
+    mission.report(message="\N{GRINNING FACE}" * 100_000)
+    return "\N{GRINNING FACE}" * 100_000
+
+
+def tells_hostile_text(mission):
+    return "\\ud800\\0" * 4_000
+
+
+def spins(mission):
+    (mission.work_products / "began").write_text("")
+    while not mission.cancelled.wait(0):
+        pass
+    return "stopped"
+
+
+def forks_and_spins(mission):
+    import multiprocessing
+
+    helper = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    helper.start()
+    helper.terminate()
+    helper.join(30)
+    return f"{helper.exitcode} {mission.cancelled.is_set()}"
 
 
 def crashes(mission):
@@ -188,7 +223,8 @@ def test_in_a_target_path_that_is_where_it_works(home: Home, perform: Perform) -
         ("jobs:raises", "x", "executor_error", "KeyError: 'no such thing'"),
         ("jobs:fails", '["refused", "I will not."]', "refused", "I will not."),
         ("jobs:fails", '["made_up", "whatever"]', "exit_nonzero", "status 1"),
-        ("jobs:leaves", "3", "exit_nonzero", "status 3"),
+        ("jobs:leaves", "3", "executor_error", "left by sys.exit(3)"),
+        ("jobs:leaves", "0", "executor_error", "left by sys.exit(0)"),
         ("jobs:leaves_at_once", "x", "exit_nonzero", "status 3"),
         ("jobs:crashes", "x", "exit_nonzero", "signal 11"),
         ("jobs:absent", "x", "executor_unavailable", "has no attribute 'absent'"),
@@ -220,8 +256,32 @@ def test_a_method_by_its_path_will_do(perform: Perform) -> None:
     assert perform("jobs:Group.member")["result"] == "a member"
 
 
-def test_leaving_with_zero_is_success(perform: Perform) -> None:
-    assert perform("jobs:leaves", "0")["status"] == "completed"
+def test_options_are_on_no_command_line_where_every_user_could_read_them(home: Home, perform: Perform) -> None:
+    secret = "the-profiles-own-words"
+    done = perform("jobs:shows_itself", more=f'arguments = {{greeting = "{secret}"}}')
+    assert (done["status"], done["result"]) == ("completed", ""), "nor are they left on its standard input"
+    shown = (home.workspace(done["mission_id"]) / "work_products" / "cmdline").read_bytes()
+    assert b"vp_queue.executors.child" in shown
+    assert [word for word in (secret, "shows_itself", "arguments") if word.encode() in shown] == []
+
+
+def test_options_of_any_allowed_size_reach_it(perform: Perform) -> None:
+    done = perform("jobs:returns", "str(len(mission.arguments['text']))", f'arguments = {{text = "{"x" * 99_000}"}}')
+    assert (done["status"], done["result"]) == ("completed", "99000")
+
+
+def test_a_long_result_is_cut_never_lost_whatever_its_characters_are(perform: Perform) -> None:
+    done = perform("jobs:tells_at_length")
+    assert done["result"] == "\N{GRINNING FACE}" * 3_999 + "…"
+    assert done["progress"]["message"] == "\N{GRINNING FACE}" * 499 + "…"
+
+
+def test_a_result_of_characters_that_must_be_escaped_arrives(perform: Perform) -> None:
+    assert perform("jobs:tells_hostile_text")["result"] == "?\N{REPLACEMENT CHARACTER}" * 1_999 + "?…"
+
+
+def test_a_process_it_forks_dies_of_sigterm_and_cancels_nobody_else(perform: Perform) -> None:
+    assert perform("jobs:forks_and_spins")["result"] == "-15 False"
 
 
 def test_what_it_leaves_running_is_ended(perform: Perform) -> None:
@@ -253,3 +313,58 @@ def test_a_callable_that_cannot_be_there_is_refused_at_dispatch(home: Home, code
     assert words in error["message"]
     (vp, *_) = ok(tools.vp_list_vps())["vps"]
     assert not vp["available"]["ok"]
+
+
+SIGNALLED = """
+import os, signal, sys, threading
+from vp_queue.executors.child import set_at_sigterm
+
+event = threading.Event()
+{install}(event)
+print("ready", flush=True)
+while not event.wait(0):
+    pass
+"""
+AS_A_HANDLER = "(lambda event: signal.signal(signal.SIGTERM, lambda *_: event.set()))"
+
+
+def hung(install: str, rounds: int) -> int:
+    """How many of so many processes that look at their event all the time did not end at SIGTERM."""
+    count = 0
+    for _ in range(rounds):
+        argv = [sys.executable, "-c", SIGNALLED.format(install=install)]
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, cwd=ROOT) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            process.terminate()
+            try:
+                process.wait(10 if install == "set_at_sigterm" else 1)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                count += 1
+    return count
+
+
+def test_a_callable_that_looks_at_its_event_all_the_time_is_not_locked_out_by_the_signal() -> None:
+    assert hung("set_at_sigterm", 12) == 0
+
+
+@pytest.mark.slow
+def test_a_handler_that_sets_the_event_itself_does_hang() -> None:
+    """The negative control: 38 of 60 hung."""
+    assert hung(AS_A_HANDLER, 12) > 0
+
+
+def test_a_package_installed_in_editable_mode_is_found(home: Home, code: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such an installation is a finder on sys.meta_path, and no folder on sys.path."""
+
+    class Finder:
+        @staticmethod
+        def find_spec(name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+            return spec_from_file_location(name, code / "jobs.py") if name == "editable_jobs" else None
+
+    configure(home, code, "editable_jobs:describe")
+    refused(tools.vp_dispatch_mission(vp_id=GENERAL, objective="x"), "executor_unavailable")
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Finder])
+    ok(tools.vp_dispatch_mission(vp_id=GENERAL, objective="x"))
+    assert "editable_jobs" not in sys.modules, "it is looked for, not imported"

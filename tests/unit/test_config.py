@@ -21,6 +21,7 @@ import pytest
 from vp_queue import config
 from vp_queue.config_home import TEMPLATE
 from vp_queue.config_lines import DEPTH_LIMIT, HostileToml, KeyLines
+from vp_queue.config_retention import Retention
 from vp_queue.errors import ConfigurationError, UnknownVp
 
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give files away; run: sudo make test")
@@ -162,7 +163,7 @@ def test_relative_places_count_from_home_wherever_they_are_written(
 def test_the_default_home_is_the_platforms_state_directory(
     environ: dict[str, str], platform: str, expected: str
 ) -> None:
-    assert config._default_home(environ, platform) == Path(expected)
+    assert config._default_home(environ, platform) == expected
 
 
 def test_a_home_with_a_tilde_is_expanded() -> None:
@@ -693,14 +694,17 @@ def test_the_template_uncommented_states_the_true_defaults(home: Path, write: Ca
     write(uncommented())
     after = load(home)
     for vp_id, profile in before.vps.items():
-        assert after.vps[vp_id].digest == profile.digest
-    same = dataclasses.replace(after, vps=before.vps, artifacts_url=None, config_exists=False)
+        # run_as has no default that could be shown; there stands an example.
+        assert after.vps[vp_id].model_copy(update={"run_as": None}).digest == profile.digest
+        assert after.vps[vp_id].retention == profile.retention
+    same = dataclasses.replace(after, vps=before.vps, artifacts_url=None, min_free_bytes=None, config_exists=False)
     assert same == before
 
 
 def test_the_template_names_every_key() -> None:
     data = tomllib.loads(uncommented())
-    assert set(data) == {*config._General.model_fields, "vp"}
+    assert set(data) == {*config._General.model_fields, "vp", "retention"}
+    assert set(data["retention"]) == set(Retention.model_fields)
     assert set(data["vp"]["vp.general.primary"]) == set(config.Profile.model_fields) - {"vp_id"}
 
 

@@ -54,5 +54,12 @@ LOG_HEAD_BYTES: Final = 8 * 1024 * 1024
 LOG_TAIL_KEPT_BYTES: Final = 8 * 1024 * 1024
 OUTPUT_BYTES: Final = 16 * 1024 * 1024 * 1024  # past it the mission fails: output_limit
 
+# What is kept of what has ended (besides [retention] in vp_queue.toml)
+SETTLED_SECONDS: Final = 3_600.0  # nothing is pruned sooner after its end
+PRUNED_KEY_DAYS: Final = 30
+VP_EVENTS_KEPT: Final = 10_000
+MEASURED_ENTRIES: Final = 1_000_000
+
 # Waiting for the ledger
 WRITE_WAIT_SECONDS: Final = 8.0
+CHECKED_BYTES: Final = 256 * 1024 * 1024  # a larger ledger is not checked for damage at each start

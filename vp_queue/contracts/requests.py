@@ -31,6 +31,7 @@ from vp_queue.contracts.vocabulary import Status
 MISSION_ID_PATTERN = r"^m-[0-9a-z-]{10,60}$"
 MISSION_TYPE_PATTERN = r"^[a-z][a-z0-9_.-]*$"
 LARGEST_SEQ = 2**63 - 1
+_as_json = json.JSONEncoder(ensure_ascii=False).encode  # made once: json.dumps would make an encoder each time
 
 
 def _clean_text(text: str) -> str:
@@ -103,7 +104,9 @@ class Section(Strict):
 
     def given(self) -> dict[str, Any]:
         """Only what was given: no nulls, no empty containers."""
-        return {key: value for key, value in self.model_dump(mode="json").items() if value not in (None, {}, [])}
+        return {
+            key: value for key, value in vars(self).items() if value not in (None, {}, [])
+        }  # JSON's own types, all of them
 
 
 class Constraints(Section):
@@ -155,7 +158,7 @@ class Budget(Section):
 
 
 def _bounded_metadata(metadata: dict[str, str]) -> dict[str, str]:
-    if len(json.dumps(metadata, ensure_ascii=False).encode()) > limits.METADATA_BYTES:
+    if len(_as_json(metadata).encode()) > limits.METADATA_BYTES:
         raise ValueError(f"must not exceed {limits.METADATA_BYTES} bytes")
     return metadata
 

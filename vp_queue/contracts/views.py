@@ -140,7 +140,11 @@ class EventView(View):
 
 
 class WorkerView(View):
-    """One consumer process of a VP."""
+    """One consumer process of a VP.
+
+    ``stale``: it gave no sign of life for longer than a lease. ``outdated``: what has changed since it started,
+    its VP's profile or vp-queue's own code; `vp restart` starts it anew.
+    """
 
     worker_id: str
     host: str
@@ -148,6 +152,8 @@ class WorkerView(View):
     state: WorkerState
     heartbeat_at: datetime
     version: str
+    stale: bool
+    outdated: list[Literal["profile", "code"]]
 
 
 class AvailabilityView(View):
@@ -168,6 +174,7 @@ class VpView(View):
     paused: bool
     pause_reason: str | None
     draining: bool
+    drain_reason: str | None
     available: AvailabilityView
     queued: int
     running: int

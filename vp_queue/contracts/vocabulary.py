@@ -56,6 +56,7 @@ class EventType(StrEnum):
     CANCELLED = "mission.cancelled"
     EXPIRED = "mission.expired"
     VP_PAUSED = "vp.paused"
+    VP_DRAINING = "vp.draining"
     VP_RESUMED = "vp.resumed"
     WORKER_STARTED = "vp.worker_started"
     WORKER_STOPPED = "vp.worker_stopped"

@@ -74,12 +74,19 @@ class ProgramExit:
 class Control(Protocol):
     """What an executor may do while its attempt runs."""
 
-    def run_program(self, argv: Sequence[str], environment: Mapping[str, str] | None = None) -> ProgramExit:
+    def run_program(
+        self, argv: Sequence[str], environment: Mapping[str, str] | None = None, stdin: bytes | None = None
+    ) -> ProgramExit:
         """Run a program in the workspace (or target path) and wait for its end.
 
         It starts only once the ledger knows its pid, gets the profile's allow-listed environment plus
         ``environment``, prints to run.log, and is ended when the mission is cancelled, out of time, or
         no longer this worker's.
+
+        Args:
+            argv: readable by every user of the machine, so nothing of the mission or the options belongs there.
+            environment: readable by the program's user only.
+            stdin: what the program reads from its standard input, otherwise empty; readable by its user only.
 
         Raises:
             Stopped: the attempt is being ended; let it pass through.

@@ -3,7 +3,8 @@
 The worker starts it like any program, through the launcher, so that cancelling, time limits and the proof
 that nothing is left hold for it too; and a callable that leaks, crashes or blocks hurts nobody else.
 
-argv: the folder that holds ``vp_queue``, then JSON: ``{"callable", "path", "arguments"}``.
+argv: the folder that holds ``vp_queue``. Standard input: JSON, ``{"callable", "path", "arguments"}``; not argv, which
+every user of the machine can read.
 """
 
 from __future__ import annotations
@@ -13,23 +14,23 @@ import json
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from vp_queue.executors.context import MissionContext, MissionFailed, send_report
+from vp_queue.executors.context import MESSAGE_CHARS, MissionContext, MissionFailed, send_report
 
 GROUP: Final = "vp_queue.callables"
 MODEL_KEY_VARIABLE: Final = "VP_MODEL_API_KEY"
 RESULT_CHARS: Final = 8_000  # the worker cuts it further; one report line must hold it
-MESSAGE_CHARS: Final = 4_000
-_BOOT: Final = "import sys; sys.path.append(sys.argv[1]); from vp_queue.executors.child import main; main(sys.argv[2])"
+_BOOT: Final = "import sys; sys.path.append(sys.argv[1]); from vp_queue.executors.child import main; main()"
 
 
-def command(callable_name: str, path: Sequence[str], arguments: Mapping[str, Any]) -> list[str]:
-    """The argv of a child that runs a callable, for the worker to start.
+def command(callable_name: str, path: Sequence[str], arguments: Mapping[str, Any]) -> tuple[list[str], bytes]:
+    """The argv and standard input of a child that runs a callable, for the worker to start.
 
     Args:
         callable_name: ``module:function``, or the name of an entry point in :data:`GROUP`.
@@ -39,17 +40,22 @@ def command(callable_name: str, path: Sequence[str], arguments: Mapping[str, Any
     wanted = json.dumps({"callable": callable_name, "path": list(path), "arguments": dict(arguments)})
     package_parent = str(Path(__file__).resolve().parents[2])
     # Isolated: no PYTHON* variable and no module of the mission's folder changes what is imported.
-    return [sys.executable, "-I", "-u", "-X", "utf8", "-c", _BOOT, package_parent, wanted]
+    return [sys.executable, "-I", "-u", "-X", "utf8", "-c", _BOOT, package_parent], wanted.encode()
 
 
-def main(wanted_json: str) -> None:
+def main() -> None:
     """Run what the worker asked for; exits with 0 if it succeeded."""
-    wanted = json.loads(wanted_json)
+    wanted = json.loads(sys.stdin.buffer.read())
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), sys.stdin.fileno())  # what the callable starts shall not find our words there
     sys.path[:0] = wanted["path"]
     mission = mission_from_files(wanted["arguments"])
-    signal.signal(signal.SIGTERM, lambda *_: mission.cancelled.set())
+    set_at_sigterm(mission.cancelled)
     try:
         result = _result(load(wanted["callable"])(mission))
+    except SystemExit as left:
+        # Success is to return: a library that gave up may well exit with 0.
+        _fail("executor_error", f"The callable left by sys.exit({left.code!r}). Let it return, or raise MissionFailed.")
     except MissionFailed as failed:
         print(f"failed ({failed.code}): {failed.message}", file=sys.stderr)
         _fail(failed.code, failed.message)
@@ -58,6 +64,44 @@ def main(wanted_json: str) -> None:
         _fail("executor_error", f"{type(error).__name__}: {error}")
     if result is not None:
         send_report({"result": result[:RESULT_CHARS]})
+
+
+def set_at_sigterm(event: threading.Event) -> None:
+    """Set an event at SIGTERM, from a thread.
+
+    A signal handler would run in the main thread between any two steps of it, also while it holds the event's own
+    lock (``event.wait``, ``event.is_set`` in a loop), and ``set`` would wait for that lock for ever.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.signal(signal.SIGTERM, lambda *_: None)  # or the number would not come through the pipe
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+
+    def wait() -> None:
+        while signal.SIGTERM not in os.read(reader, 1):
+            pass
+        event.set()
+
+    threading.Thread(target=wait, name="sigterm", daemon=True).start()
+    _keep_forks_apart()
+
+
+def _keep_forks_apart() -> None:
+    """A forked child has no such thread, and the pipe is its parent's: SIGTERM ends it, from its first moment on."""
+    before = threading.local()
+
+    def block() -> None:
+        before.mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+
+    def unblock() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before.mask)
+
+    def end_at_sigterm() -> None:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        unblock()
+
+    os.register_at_fork(before=block, after_in_parent=unblock, after_in_child=end_at_sigterm)
 
 
 def _result(returned: object) -> str | None:

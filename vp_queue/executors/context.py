@@ -12,7 +12,11 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+from vp_queue.contracts.limits import REPORT_LINE_BYTES
+
+MESSAGE_CHARS: Final = 4_000
 
 
 class MissionFailed(Exception):
@@ -70,13 +74,24 @@ class MissionContext:
             message: a short text, up to 500 characters.
             usage: ``input_tokens``, ``output_tokens``, ``turns``, ``cost_usd``; each the total so far.
         """
+        if message is not None:
+            message = message[:MESSAGE_CHARS]  # of which the worker, once it has redacted it, keeps the beginning
         told = {"progress": fraction, "message": message, "usage": dict(usage) if usage is not None else None}
         send_report({key: value for key, value in told.items() if value is not None})
 
 
 def send_report(report: Mapping[str, Any]) -> None:
-    """Write one report for the worker; the descriptor's number stands in VP_REPORT_FD."""
-    line = memoryview(json.dumps(report).encode() + b"\n")
+    """Write one report for the worker; the descriptor's number stands in VP_REPORT_FD.
+
+    Raises:
+        ValueError: it is longer than the worker reads; it would be dropped.
+    """
+    # Each character as itself: six bytes for an escape would make a report of half the length too long. A lone
+    # surrogate has no other form than its escape, which is JSON's as well.
+    text = json.dumps(report, ensure_ascii=False).encode(errors="backslashreplace")
+    if len(text) > REPORT_LINE_BYTES:
+        raise ValueError(f"a report is longer than {REPORT_LINE_BYTES} bytes")
+    line = memoryview(text + b"\n")
     with _reporting:  # longer than a pipe takes at once: another thread's line must not come between
         while line:
             line = line[os.write(int(os.environ["VP_REPORT_FD"]), line) :]

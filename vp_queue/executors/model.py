@@ -44,8 +44,8 @@ class ModelExecutor:
     def run(self, brief: Brief, control: Control) -> str | None:
         options = ModelOptions.model_validate(dict(brief.options))
         arguments = {**options.model_dump(exclude={"api_key_env", "allow_plain_http"}), "output": _output(brief)}
-        argv = child.command(CONVERSATION, [], arguments)
-        control.run_program(argv, _key(options)).check("The model's process")
+        argv, stdin = child.command(CONVERSATION, [], arguments)
+        control.run_program(argv, _key(options), stdin).check("The model's process")
         return None
 
 

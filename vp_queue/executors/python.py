@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from importlib.machinery import PathFinder
 from importlib.metadata import distributions
@@ -22,7 +23,7 @@ class PythonExecutor:
         if ":" not in name:
             return _entry_point_availability(name, wanted.path)
         top = name.partition(":")[0].partition(".")[0]
-        if PathFinder.find_spec(top, wanted.path) is None and PathFinder.find_spec(top) is None:
+        if PathFinder.find_spec(top, wanted.path) is None and not _is_installed(top):
             return Availability(
                 False,
                 f"there is no module {top!r} for its callable {name!r}; install it beside vp-queue, "
@@ -32,9 +33,17 @@ class PythonExecutor:
 
     def run(self, brief: Brief, control: Control) -> str | None:
         options = PythonOptions.model_validate(dict(brief.options))
-        argv = child.command(options.callable, options.path, options.arguments)
-        control.run_program(argv).check(options.callable)
+        argv, stdin = child.command(options.callable, options.path, options.arguments)
+        control.run_program(argv, stdin=stdin).check(options.callable)
         return None
+
+
+def _is_installed(top: str) -> bool:
+    """Whether a top-level module can be found, by any finder: editable installs bring their own. Imports nothing."""
+    try:
+        return importlib.util.find_spec(top) is not None
+    except ValueError:  # it is imported here already, in a way that tells nothing of where from
+        return True
 
 
 def _entry_point_availability(name: str, path: list[str]) -> Availability:

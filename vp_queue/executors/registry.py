@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import Any, Final
 
+from vp_queue import clock
 from vp_queue.contracts import FailureCode
 from vp_queue.executors.base import Availability, Executor, ExecutorFailure
 from vp_queue.executors.command import CommandExecutor
@@ -14,6 +15,8 @@ from vp_queue.executors.model import ModelExecutor
 from vp_queue.executors.python import PythonExecutor
 
 GROUP: Final = "vp_queue.executors"
+YES_SECONDS: Final = 1.0
+YES_KEPT: Final = 64
 _BUILT_IN: Final[Mapping[str, type[Executor]]] = {
     "command": CommandExecutor,
     "model": ModelExecutor,
@@ -44,6 +47,29 @@ def executor(name: str) -> Executor:
             FailureCode.EXECUTOR_UNAVAILABLE, f"executor {name!r} cannot be loaded: {type(error).__name__}: {error}"
         ) from error
     return made
+
+
+def lately_available(name: str, options: Mapping[str, Any]) -> Availability:
+    """The same, but a yes may be ``YES_SECONDS`` old: to look for a program or package takes as long as a dispatch.
+
+    A program that vanished meanwhile is missed at the attempt's start, as one that vanishes while queued.
+
+    Args:
+        options: those of a profile; the very same object is recognised, not an equal one.
+    """
+    key = name, id(options)
+    known = _lately.get(key)
+    if known is not None and known[0] is options and clock.monotonic() < known[1]:
+        return known[2]
+    found = availability(name, options)
+    if found.ok:
+        if len(_lately) >= YES_KEPT:
+            _lately.clear()
+        _lately[key] = options, clock.monotonic() + YES_SECONDS, found
+    return found
+
+
+_lately: dict[tuple[str, int], tuple[Mapping[str, Any], float, Availability]] = {}
 
 
 def availability(name: str, options: Mapping[str, Any]) -> Availability:

@@ -13,15 +13,17 @@ eight processes; IMMEDIATE gave none. Nobody else opens a transaction.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import sqlite3  # for its version only: the file is never opened with it
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import cysqlite
 from peewee import DatabaseError, InterfaceError
@@ -40,7 +42,14 @@ BEGIN_WAIT_SECONDS: Final = 2.0
 RETRY_AFTER_SECONDS: Final = 1.0
 CANNOT_OPEN: Final = 14  # SQLITE_CANTOPEN
 FCNTL_PERSIST_WAL: Final = 10  # SQLITE_FCNTL_PERSIST_WAL
+OPEN_READWRITE: Final[int] = getattr(cysqlite, "SQLITE_OPEN_READWRITE")  # noqa: B009  made at run time
+DAMAGED: Final = {11: "database disk image is malformed", 26: "file is not a SQLite database"}
+DAMAGED_SCHEMA: Final = ("no such table", "unsupported file format")  # which SQLite gives no code of their own
+CHECK_WRITABLE: Final = (
+    "check that its folder exists, the permissions of both, and that the file system is not mounted read-only"
+)
 DRIVER_ERRORS: Final = (DatabaseError, InterfaceError, cysqlite.Error)
+NORMAL: Final = 1  # of PRAGMA synchronous: in a log (WAL), only checkpoints wait for the disk
 PRAGMAS: Final = {
     "synchronous": 2,  # FULL: an acknowledged dispatch survives a power cut
     "foreign_keys": 1,
@@ -63,7 +72,8 @@ class LedgerDatabase(CySqliteDatabase):
         self._log_path = f"{self.database}-wal"
 
     def _connect(self) -> cysqlite.Connection:
-        connection = forks.connect(self.database, timeout=self._timeout, **self.connect_params)
+        # Never creates the file: an empty one in the place of a removed ledger would pass for a new one.
+        connection = forks.connect(self.database, flags=OPEN_READWRITE, timeout=self._timeout, **self.connect_params)
         try:
             self._add_conn_hooks(connection)
         except BaseException:
@@ -124,6 +134,13 @@ class Ledger:
             str(self.path), rank_functions=False, pragmas=PRAGMAS, timeout=BEGIN_WAIT_SECONDS, lock_type="immediate"
         )
 
+    def what_became_of_it(self) -> str | None:
+        """None while the file is the one that was opened; else what happened to it, for people."""
+        now = _identity(self.path)
+        if now == self.identity:
+            return None
+        return f"the ledger {self.path} was {'removed' if now is None else 'replaced by another file'}"
+
     def renew(self) -> None:
         """Start without connections: a fork closed those there were."""
         self.db = self._unconnected()
@@ -135,13 +152,17 @@ _current: Ledger | None = None
 _observers: list[CommitObserver] = []
 
 
-def open_ledger(path: Path) -> Ledger:
+def open_ledger(path: Path, *, anew: bool = False) -> Ledger:
     """Make the ledger at ``path`` the current one, creating or migrating it on first use.
 
     Cheap when it is current already, so every tool call goes through here.
 
+    Args:
+        anew: also make a new ledger where one stood before and was removed; otherwise that is refused, for an
+            empty ledger in its place would pass for the old one.
+
     Raises:
-        LedgerUnavailable: unreadable, corrupt, on a full disk, or written by a newer vp-queue.
+        LedgerUnavailable: removed, unreadable, corrupt, on a full disk, or written by a newer vp-queue.
         LedgerBusy: another process held the migration lock for too long.
     """
     global _current
@@ -155,7 +176,7 @@ def open_ledger(path: Path) -> Ledger:
         if _current is not None:
             close_thread_connection()
         ledger = Ledger(path)
-        schema.ensure(ledger.db, path)
+        schema.ensure(ledger.db, path, anew=anew)
         ledger.identity = _identity(path)
         models.database_proxy.initialize(ledger.db)
         _current = ledger
@@ -173,6 +194,33 @@ def current() -> Ledger:
     if _current is None:
         raise LedgerUnavailable("The ledger is not open in this process; call open_ledger first.")
     return _current
+
+
+def check_intact() -> None:
+    """Look through the current ledger for damage, as whoever executes or repairs does before it starts.
+
+    A ledger beyond ``limits.CHECKED_BYTES`` is not looked through: it would keep a restarted worker from its work
+    for long. ``vp backup`` does it whatever the size.
+
+    Raises:
+        LedgerUnavailable: it is corrupt.
+    """
+    ledger = current()
+    if os.stat(ledger.path).st_size > limits.CHECKED_BYTES:
+        return
+    with read_transaction():
+        found = ledger.db.execute_sql("PRAGMA quick_check(1)").fetchone()[0]
+    if found != "ok":
+        raise corrupt(ledger.path, str(found))
+
+
+def corrupt(path: Path, finding: str) -> LedgerUnavailable:
+    """The error of a damaged ledger."""
+    return LedgerUnavailable(
+        f"The ledger {path} is corrupt ({' '.join(finding.split())[:200]}). {schema.HOW_TO_RESTORE}.",
+        path=str(path),
+        corrupt=True,
+    )
 
 
 def close_thread_connection() -> None:
@@ -206,8 +254,13 @@ def read_transaction() -> Iterator[datetime]:
 
 
 @contextlib.contextmanager
-def write_transaction() -> Iterator[Transaction]:
+def write_transaction(*, synced: bool = True) -> Iterator[Transaction]:
     """The only way to write: ``BEGIN IMMEDIATE``, all or nothing, then the events are announced.
+
+    Args:
+        synced: False does not wait for the disk: a power cut may undo the commit, whole, with those that followed
+            it until the next synced one; nothing else undoes it. For what means nothing after a restart of the
+            machine.
 
     Raises:
         LedgerBusy: the write lock could not be had within ``limits.WRITE_WAIT_SECONDS``.
@@ -219,7 +272,7 @@ def write_transaction() -> Iterator[Transaction]:
         raise RuntimeError("write_transaction does not nest: pass the open Transaction on")
     with forks.passage(), translated_errors(ledger.path):
         _reattach(ledger)
-        with _begun(ledger):
+        with _begun(ledger) if synced else _begun_unsynced(ledger):
             transaction = Transaction(now=clock.now())
             yield transaction
         if ledger.db.log_is_another():
@@ -228,14 +281,47 @@ def write_transaction() -> Iterator[Transaction]:
                 "ledger by other means than vp-queue and SQLite's own; find it, then try again.",
                 path=str(ledger.path),
             )
+        gone = ledger.what_became_of_it()
+        if gone is not None:
+            raise LedgerUnavailable(f"While this was written, {gone}; it is lost. Try again.", path=str(ledger.path))
     announce(transaction.events)
+
+
+@contextlib.contextmanager
+def as_it_is(path: Path, lock: Literal["deferred", "immediate"]) -> Iterator[LedgerDatabase]:
+    """A transaction on the ledger at ``path`` as it is: neither migrated nor made current. For its copies only.
+
+    Args:
+        path: an existing file; SQLite would make a missing one.
+        lock: ``deferred`` for a snapshot, ``immediate`` to keep all writers out.
+
+    Raises:
+        LedgerBusy, LedgerUnavailable: it cannot be read, or locked.
+    """
+    db = Ledger(path).db
+    with forks.passage(), translated_errors(path), contextlib.closing(db), db.atomic(lock):
+        yield db
 
 
 def _reattach(ledger: Ledger) -> None:
     """Connect anew if the log was replaced; a replaced ledger is for :func:`open_ledger` to judge."""
     if ledger.db.log_is_another():
+        gone = ledger.what_became_of_it()
+        if gone is not None:
+            raise LedgerUnavailable(f"Nothing was read or written: {gone}. Try again.", path=str(ledger.path))
         logger.warning("the log of %s was replaced; connecting anew", ledger.path)
         ledger.db.close()
+
+
+@contextlib.contextmanager
+def _begun_unsynced(ledger: Ledger) -> Iterator[None]:
+    connection = ledger.db.connection()
+    connection.pragma("synchronous", NORMAL)  # for this connection, until it is set back
+    try:
+        with _begun(ledger):
+            yield
+    finally:
+        connection.pragma("synchronous", PRAGMAS["synchronous"])
 
 
 @contextlib.contextmanager
@@ -249,9 +335,12 @@ def _begun(ledger: Ledger) -> Iterator[None]:
         except DRIVER_ERRORS as error:
             if not _is_busy(error) or clock.monotonic() + BEGIN_WAIT_SECONDS > deadline:
                 raise
-    with contextlib.ExitStack() as stack:
-        stack.push(atomic)
+    try:
         yield
+    except BaseException:
+        atomic.__exit__(*sys.exc_info())
+        raise
+    atomic.__exit__(None, None, None)
 
 
 def observe_commits(observer: CommitObserver) -> None:
@@ -282,6 +371,9 @@ def translated_errors(path: Path) -> Iterator[None]:
         yield
     except DRIVER_ERRORS as error:
         raise translate(error, path) from error
+    except (UnicodeDecodeError, json.JSONDecodeError, OverflowError) as error:
+        # SQLite's pages have no checksums: a flipped bit in a text or a time shows only when that is read.
+        raise corrupt(path, f"it holds what cannot be read: {type(error).__name__}") from error
 
 
 def _code(error: BaseException) -> int | None:
@@ -307,14 +399,17 @@ def translate(error: BaseException, path: Path) -> VpError:
             retry_after_seconds=RETRY_AFTER_SECONDS,
         )
     remedies = {
-        8: "it is read-only here; check the permissions of the file and its folder",
+        8: f"it is read-only here; {CHECK_WRITABLE}; else its header is damaged. {schema.HOW_TO_RESTORE}",
         10: "the disk answered with an I/O error; check the disk",
-        11: "it is corrupt; stop the workers and restore a backup",
         13: "the disk is full; free some space",
-        CANNOT_OPEN: "it cannot be opened; check that its folder exists and is writable",
-        26: "it is not a SQLite database; restore a backup or choose another VP_HOME",
+        CANNOT_OPEN: f"it cannot be opened; {CHECK_WRITABLE}",
     }
+    if _code(error) in DAMAGED:
+        return corrupt(path, DAMAGED[_code(error) or 0])
     remedy = remedies.get(_code(error) or 0)
+    damage = next((words for words in DAMAGED_SCHEMA if words in str(error)), None)
+    if remedy is None and damage is not None:
+        return corrupt(path, damage)
     if remedy is None:
         raise error  # a bug of ours, not the world's: the caller's face makes it an internal_error
     return LedgerUnavailable(f"The ledger {path} cannot be used: {remedy}. Nothing was written.", path=str(path))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, Final
 
 from vp_queue.contracts import EventType, limits
 from vp_queue.ledger.database import Transaction
-from vp_queue.ledger.models import Event, Mission
+from vp_queue.ledger.models import Event, JsonText, Mission, as_json
 from vp_queue.ledger.statements import Insertion
 
 _INSERT: Final = Insertion(Event)
@@ -43,7 +42,7 @@ def _record(
     attempt: int | None,
     data: dict[str, Any] | None,
 ) -> None:
-    data = _bounded(data or {})
+    data, text = _bounded(data or {})
     row = {
         "mission": mission_id,
         "mission_seq": mission_seq,
@@ -53,25 +52,27 @@ def _record(
         "at": transaction.now,
         "data": data,
     }
-    row["seq"] = _INSERT.insert(**row)
+    row["seq"] = _INSERT.insert(**{**row, "data": JsonText(text)})
     row["mission_id"] = row.pop("mission")
     transaction.events.append(row)
 
 
-def _bounded(data: dict[str, Any]) -> dict[str, Any]:
-    """The data within its limit: long lists are cut first, then long texts; what remains is still told."""
+def _bounded(data: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """The data within its limit: long lists are cut first, then long texts; what remains is still told.
+
+    Returns:
+        the data, and the same as JSON.
+    """
     shortened = dict(data)
+    text = as_json(shortened)
     for keep_items, keep_chars in ((20, 2_000), (5, 500), (0, 200)):
-        if _size(shortened) <= limits.EVENT_DATA_BYTES:
+        if len(text.encode()) <= limits.EVENT_DATA_BYTES:
             break
         shortened = {key: _shortened(value, keep_items, keep_chars) for key, value in data.items()} | {
             "truncated": True
         }
-    return shortened
-
-
-def _size(data: dict[str, Any]) -> int:
-    return len(json.dumps(data, ensure_ascii=False).encode())
+        text = as_json(shortened)
+    return shortened, text
 
 
 def _shortened(value: Any, keep_items: int, keep_chars: int) -> Any:

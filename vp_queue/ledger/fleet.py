@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from vp_queue import __version__, clock
+from vp_queue.code_digest import code_digest
 from vp_queue.contracts import EventType, WorkerState
 from vp_queue.ledger.database import Transaction
 from vp_queue.ledger.events import record_vp_event
@@ -20,7 +21,11 @@ KEEPER: Final = "keeper"  # the vp_id under which the keeper's own events stand
 
 
 def register(tx: Transaction, vp_id: str | None, profile_digest: str | None) -> WorkerIdentity:
-    """Record this process as a worker of ``vp_id`` (None: as a keeper)."""
+    """Record this process as a worker of ``vp_id`` (None: as a keeper).
+
+    Args:
+        profile_digest: of the profile it works by.
+    """
     identity = WorkerIdentity(f"w-{clock.new_token()[:16]}", socket.gethostname(), clock.host_identity())
     Worker.delete().where(
         Worker.state.in_((WorkerState.STOPPED, WorkerState.LOST)), Worker.heartbeat_at < tx.now - ENDED_WORKERS_KEPT
@@ -43,14 +48,15 @@ def register(tx: Transaction, vp_id: str | None, profile_digest: str | None) -> 
         started_at=tx.now,
         heartbeat_at=tx.now,
         heartbeat_boottime_us=clock.boottime_us(),
-        state=WorkerState.RUNNING,
+        state=WorkerState.DRAINING if vp_id is not None and _draining(vp_id) else WorkerState.RUNNING,
+        code_digest=code_digest(),
     ).execute()
     _record(tx, vp_id, EventType.WORKER_STARTED, identity.worker_id)
     return identity
 
 
-def beat(tx: Transaction, worker_id: str) -> None:
-    """This worker is alive."""
+def beat(tx: Transaction, worker_id: str | None) -> None:
+    """This worker is alive; None is one that has not registered, and changes nothing."""
     Worker.update(heartbeat_at=tx.now, heartbeat_boottime_us=clock.boottime_us()).where(
         Worker.worker_id == worker_id
     ).execute()
@@ -86,19 +92,70 @@ def gone(now: datetime, lost_host_grace_seconds: float) -> list[str]:
     return found
 
 
+def processes_here() -> list[tuple[int, int]]:
+    """Pid and start time of this host's workers that have not ended. Reads only."""
+    rows: Any = Worker.select(Worker.pid, Worker.start_ticks).where(
+        Worker.host_identity == clock.host_identity(),
+        Worker.state.in_((WorkerState.RUNNING, WorkerState.DRAINING)),
+        Worker.start_ticks.is_null(False),
+    )
+    return list(rows.tuples())
+
+
 def _record(tx: Transaction, vp_id: str | None, event: EventType, worker_id: str, **facts: Any) -> None:
     record_vp_event(tx, vp_id or KEEPER, event, {"worker_id": worker_id, **facts})
 
 
-def set_paused(tx: Transaction, vp_id: str, paused: bool, reason: str | None = None) -> bool:
-    """Pause or resume a VP: its queue is no longer (or again) taken from. False if nothing changed."""
-    row = Agent.get_or_none(Agent.vp_id == vp_id)
-    if (row.paused if row else False) == paused:
+def pause(tx: Transaction, vp_id: str, reason: str | None = None) -> bool:
+    """Take nothing more from a VP's queue until it is resumed. False if it was paused already."""
+    if Agent.select().where(Agent.vp_id == vp_id, Agent.paused).exists():
         return False
-    values = {"paused": paused, "pause_reason": reason if paused else None, "changed_at": tx.now}
+    values = {"paused": True, "pause_reason": reason, "changed_at": tx.now}
     Agent.insert(vp_id=vp_id, **values).on_conflict(conflict_target=[Agent.vp_id], update=values).execute()
-    record_vp_event(tx, vp_id, EventType.VP_PAUSED if paused else EventType.VP_RESUMED, {"reason": reason})
+    record_vp_event(tx, vp_id, EventType.VP_PAUSED, {"reason": reason})
     return True
+
+
+def resume(tx: Transaction, vp_id: str, *, keep_pause: bool = False) -> bool:
+    """Take from a VP's queue again, whether it was paused or draining. False if it was neither.
+
+    Args:
+        keep_pause: only the draining ends; a pause beside it was somebody else's decision.
+    """
+    ends = {"draining": False, "drain_reason": None, "changed_at": tx.now}
+    condition: Any = Agent.draining
+    if not keep_pause:
+        ends |= {"paused": False, "pause_reason": None}
+        condition |= Agent.paused
+    if not Agent.update(**ends).where(Agent.vp_id == vp_id, condition).execute():
+        return False
+    _mark_workers(vp_id, WorkerState.DRAINING, WorkerState.RUNNING)
+    record_vp_event(tx, vp_id, EventType.VP_RESUMED, {"still_paused": on_hold(vp_id)})
+    return True
+
+
+def on_hold(vp_id: str) -> bool:
+    """Whether nothing may start for this VP now."""
+    return Agent.select().where(Agent.vp_id == vp_id, Agent.paused | Agent.draining).exists()
+
+
+def set_draining(tx: Transaction, vp_id: str, reason: str | None = None) -> bool:
+    """Let a VP finish what runs and start nothing more, until it is resumed. False if it was draining already."""
+    if _draining(vp_id):
+        return False
+    values = {"draining": True, "drain_reason": reason, "changed_at": tx.now}
+    Agent.insert(vp_id=vp_id, **values).on_conflict(conflict_target=[Agent.vp_id], update=values).execute()
+    _mark_workers(vp_id, WorkerState.RUNNING, WorkerState.DRAINING)
+    record_vp_event(tx, vp_id, EventType.VP_DRAINING, {"reason": reason})
+    return True
+
+
+def _draining(vp_id: str) -> bool:
+    return Agent.select().where(Agent.vp_id == vp_id, Agent.draining).exists()
+
+
+def _mark_workers(vp_id: str, before: WorkerState, after: WorkerState) -> None:
+    Worker.update(state=after).where(Worker.vp_id == vp_id, Worker.state == before).execute()
 
 
 def reject_message(tx: Transaction, vp_id: str, row_id: int, reason: str) -> None:

@@ -43,7 +43,6 @@ def _held_by_claim() -> Any:
 
 
 # What stands between a claim and its program's start.
-_PLACE: Final = Change(lambda: Attempt.update(workspace=slot(Attempt.workspace)).where(_held_by_claim()))
 _SPAWNED: Final = Change(lambda: Attempt.update(executor=slot(Attempt.executor)).where(_held_by_claim()))
 
 
@@ -66,11 +65,6 @@ def renew(tx: Transaction, claim: Claim, lease_seconds: float, last_output_at: d
         .execute()
     )
     return changed == 1
-
-
-def place(tx: Transaction, claim: Claim, workspace: str) -> bool:
-    """Record where the attempt works, before anything is made there."""
-    return _PLACE.landed(workspace=workspace, **asdict(claim))
 
 
 def spawned(tx: Transaction, claim: Claim, executor: dict[str, Any]) -> bool:

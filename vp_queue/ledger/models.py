@@ -31,6 +31,8 @@ from vp_queue import clock
 from vp_queue.contracts import EDGES, ONCE_PER_ATTEMPT, TERMINAL_EVENTS, Outcome, Status, WorkerState
 
 database_proxy = DatabaseProxy()
+# Made once: json.dumps would make a new encoder each time.
+as_json: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 class InstantField(Field):
@@ -45,13 +47,17 @@ class InstantField(Field):
         return None if value is None else clock.from_micros(value)
 
 
+class JsonText(str):
+    """A document that is JSON text already, for whoever had to encode it to know its size."""
+
+
 class JsonField(Field):
     """A JSON document stored as compact text."""
 
     field_type = "TEXT"
 
     def db_value(self, value: Any) -> str | None:
-        return None if value is None else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        return value if value is None or type(value) is JsonText else as_json(value)
 
     def python_value(self, value: str | None) -> Any:
         return None if value is None else json.loads(value)
@@ -110,6 +116,8 @@ class Mission(LedgerModel):
     guidance = TextField(null=True)
     constraints = JsonField()
     objective = TextField()
+    # On disk, measured once after the end. Last, as ALTER TABLE puts it; read from vp_mission_ended.
+    workspace_bytes = BigIntegerField(null=True)
 
     class Meta:
         table_name = "vp_mission"
@@ -132,6 +140,24 @@ Mission.add_index(
 Mission.add_index(
     Mission.expires_at, where=SQL("status = 'queued' AND expires_at IS NOT NULL"), name="vp_mission_start_deadline"
 )
+# These serve retention; a mission that has not ended costs them nothing.
+Mission.add_index(
+    Mission.vp_id,
+    Mission.finished_at,
+    Mission.id,
+    Mission.status,
+    Mission.workspace_bytes,
+    where=SQL("finished_at IS NOT NULL"),
+    name="vp_mission_ended",
+)
+Mission.add_index(
+    Mission.finished_at,
+    Mission.id,
+    Mission.vp_id,
+    Mission.attempt,
+    where=SQL("finished_at IS NOT NULL AND workspace_bytes IS NULL"),
+    name="vp_mission_unmeasured",
+)
 
 
 class IdempotencyKey(LedgerModel):
@@ -142,10 +168,14 @@ class IdempotencyKey(LedgerModel):
     request_digest = TextField()
     mission_id = TextField()
     created_at = InstantField()
+    pruned_at = InstantField(null=True)  # when its mission was
 
     class Meta:
         table_name = "vp_idempotency_key"
         primary_key = CompositeKey("vp_id", "key")
+
+
+IdempotencyKey.add_index(IdempotencyKey.pruned_at, where=SQL("pruned_at IS NOT NULL"), name="vp_idempotency_key_pruned")
 
 
 class Attempt(LedgerModel):
@@ -248,6 +278,7 @@ class Worker(LedgerModel):
     heartbeat_at = InstantField()
     heartbeat_boottime_us = BigIntegerField()
     state = TextField(constraints=[_one_of("state", WorkerState)])
+    code_digest = TextField(null=True)
 
     class Meta:
         table_name = "vp_worker"
@@ -272,12 +303,28 @@ class Agent(LedgerModel):
     pause_reason = TextField(null=True)
     draining = BooleanField(default=False)
     changed_at = InstantField()
+    drain_reason = TextField(null=True)
 
     class Meta:
         table_name = "vp_agent"
 
 
-MODELS: Final = (Mission, IdempotencyKey, Attempt, Event, Artifact, Worker, Inbox, Agent)
+class PrunedWorkspace(LedgerModel):
+    """A folder whose mission was pruned and that is still to be removed; the row goes when the folder has gone."""
+
+    mission_id = TextField(primary_key=True)
+    vp_id = TextField()
+    bytes = BigIntegerField(null=True)
+    pruned_at = InstantField()
+    tries = IntegerField(default=0)
+    retry_at = InstantField(index=True)
+    problem = TextField(null=True)
+
+    class Meta:
+        table_name = "vp_pruned_workspace"
+
+
+MODELS: Final = (Mission, IdempotencyKey, Attempt, Event, Artifact, Worker, Inbox, Agent, PrunedWorkspace)
 
 
 def _edge_condition() -> str:

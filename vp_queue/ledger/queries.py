@@ -6,8 +6,9 @@ Durations are computed from aware instants only, with one "now" per answer.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from peewee import fn
 
@@ -42,6 +43,30 @@ _KEY: Final = Reading(
     ),
 )
 
+ALIVE: Final = (WorkerState.RUNNING, WorkerState.DRAINING)
+_SHOWN_AS_STORED: Final = (
+    "vp_id",
+    "mission_type",
+    "objective",
+    "constraints",
+    "budget",
+    "metadata",
+    "priority",
+    "idempotency_key",
+    "attempt",
+    "attempts_charged",
+    "max_attempts",
+    "created_at",
+    "queued_at",
+    "started_at",
+    "finished_at",
+    "not_before",
+    "expires_at",
+    "result",
+    "retry_of",
+    "source_session_id",
+)
+
 StallLimits = Mapping[str, float]  # vp_id → seconds without output or progress
 
 
@@ -51,10 +76,15 @@ def mission_row(mission_id: str) -> Mission:
     Raises:
         MissionNotFound: there is none.
     """
-    row = _MISSION.row(id=mission_id)
+    row = find_mission(mission_id)
     if row is None:
         raise MissionNotFound(f"No mission {mission_id}; vp_list_missions shows those there are.", field="mission_id")
     return row
+
+
+def find_mission(mission_id: str) -> Mission | None:
+    """The row of a mission, or None: there is none, or it was pruned."""
+    return _MISSION.row(id=mission_id)
 
 
 def key_row(vp_id: str, key: str) -> IdempotencyKey | None:
@@ -81,38 +111,20 @@ def _mission_view(row: Mission, attempt: Attempt | None, now: datetime, stall: S
     duration = None
     if row.started_at is not None:
         duration = max(0.0, ((row.finished_at or now) - row.started_at).total_seconds())
+    stored = row.__data__  # Peewee's attributes cost more than the whole view
     return MissionView(
         mission_id=row.id,
-        vp_id=row.vp_id,
-        mission_type=row.mission_type,
-        objective=row.objective,
-        constraints=row.constraints,
-        budget=row.budget,
-        metadata=row.metadata,
-        priority=row.priority,
-        idempotency_key=row.idempotency_key,
+        **{name: stored[name] for name in _SHOWN_AS_STORED},
         status=Status(row.status),
         terminal=row.status in TERMINAL,
         cancel_requested=row.cancel_requested_at is not None,
-        attempt=row.attempt,
-        attempts_charged=row.attempts_charged,
-        max_attempts=row.max_attempts,
-        created_at=row.created_at,
-        queued_at=row.queued_at,
-        started_at=row.started_at,
-        finished_at=row.finished_at,
-        not_before=row.not_before,
-        expires_at=row.expires_at,
         duration_seconds=duration,
         stalled=_stalled(attempt, now, stall.get(row.vp_id)),
         workspace=f"workspace://{row.vp_id}/{row.id}",
-        result=row.result,
         failure=FailureView(**row.failure) if row.failure and row.status == Status.FAILED else None,
         usage=UsageView(**row.usage) if row.usage else None,
         progress=ProgressView(**row.progress) if row.progress else None,
         question=QuestionView(**row.question) if row.question else None,
-        retry_of=row.retry_of,
-        source_session_id=row.source_session_id,
     )
 
 
@@ -273,11 +285,25 @@ def depths(vp_id: str) -> dict[str, int]:
     return {str(status): found.get(status, 0) for status in live}
 
 
-def worker_views(vp_id: str | None) -> list[WorkerView]:
+@dataclass(frozen=True)
+class Current:
+    """What a worker that were started now would work by.
+
+    Attributes:
+        lease_seconds: a worker silent for longer is stale.
+        profile_digest: of its VP's profile; None for a keeper.
+        code_digest: of vp-queue's own code.
+    """
+
+    lease_seconds: float
+    profile_digest: str | None
+    code_digest: str
+
+
+def worker_views(vp_id: str | None, current: Current) -> list[WorkerView]:
     """The workers of a VP that have not ended, oldest first; None: the keepers."""
-    alive = (WorkerState.RUNNING, WorkerState.DRAINING)
     of_vp = Worker.vp_id.is_null() if vp_id is None else Worker.vp_id == vp_id
-    rows = Worker.select().where(of_vp, Worker.state.in_(alive)).order_by(Worker.started_at)
+    rows = Worker.select().where(of_vp, Worker.state.in_(ALIVE)).order_by(Worker.started_at)
     return [
         WorkerView(
             worker_id=row.worker_id,
@@ -286,9 +312,32 @@ def worker_views(vp_id: str | None) -> list[WorkerView]:
             state=WorkerState(row.state),
             heartbeat_at=row.heartbeat_at,
             version=row.version,
+            stale=_silent_seconds(row) > current.lease_seconds,
+            outdated=_outdated(row, current),
         )
         for row in rows
     ]
+
+
+def worker_pids() -> set[int]:
+    """The pids of all workers and keepers that have not ended."""
+    return {row.pid for row in Worker.select(Worker.pid).where(Worker.state.in_(ALIVE))}
+
+
+def _silent_seconds(worker: Worker) -> float:
+    """Since its last heartbeat: by the boot-time clock on its own host, else by the wall clock."""
+    if worker.host_identity == clock.host_identity():
+        return (clock.boottime_us() - worker.heartbeat_boottime_us) / 1_000_000
+    return float((clock.now() - worker.heartbeat_at).total_seconds())
+
+
+def _outdated(worker: Worker, current: Current) -> list[Literal["profile", "code"]]:
+    found: list[Literal["profile", "code"]] = []
+    if worker.profile_digest is not None and worker.profile_digest != current.profile_digest:
+        found.append("profile")
+    if worker.code_digest is not None and worker.code_digest != current.code_digest:
+        found.append("code")
+    return found
 
 
 def cancel_requested(mission_ids: Sequence[str]) -> list[str]:

@@ -67,7 +67,7 @@ class NewMission:
     metadata: dict[str, str]
     priority: int
     max_attempts: int
-    request_digest: str
+    request_digest: str | None  # only with a key does anybody compare it
     idempotency_key: str | None = None
     not_before: datetime | None = None
     expires_at: datetime | None = None

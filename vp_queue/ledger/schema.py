@@ -22,6 +22,9 @@ from vp_queue.errors import LedgerBusy, LedgerUnavailable
 DIRECTORY: Final = Path(__file__).parent / "migrations"
 HISTORY_TABLE: Final = "vp_schema_migration"
 LOCK_WAIT_SECONDS: Final = 30.0
+# What every message about a ledger that is lost says.
+HOW_TO_RESTORE: Final = "Put a backup in its place: `vp down`, `vp restore FILE`, `vp up --detach`"
+STOOD: Final = b"A ledger was made here.\n"  # in the lock file, once there is one
 
 
 def known() -> list[str]:
@@ -47,18 +50,27 @@ def pending(db: Any, path: Path) -> list[str]:
     if unknown:
         raise LedgerUnavailable(
             f"The ledger {path} was written by a newer vp-queue (it holds migration {unknown[-1]}). "
-            "Upgrade vp-queue, or restore a backup made by this version.",
+            f"Upgrade vp-queue. Or, with a FILE that this version made: {HOW_TO_RESTORE}.",
             path=str(path),
             migration=unknown[-1],
         )
     return [name for name in here if name not in have]
 
 
-def ensure(db: Any, path: Path) -> list[str]:
-    """Bring the ledger at ``path`` to this code's schema; returns the migrations applied now."""
-    if _has_content(path) and not pending(db, path):
+def ensure(db: Any, path: Path, *, anew: bool = False) -> list[str]:
+    """Bring the ledger at ``path`` to this code's schema; returns the migrations applied now.
+
+    Args:
+        anew: make one even where one stood before and was removed.
+
+    Raises:
+        LedgerUnavailable: one was removed (see :func:`stood_before`), or is a newer one's, or cannot be made.
+    """
+    if _has_content(path) and not pending(db, path) and _in_wal_mode(db):
         return []
-    with _lock(path):
+    with lock(path) as held:
+        if not _has_content(path) and stood_before(path) and not anew:
+            raise _removed(path)
         _create_private(path)
         # WAL is a property of the file, so it is set here, where no other process can be in the way.
         db.execute_sql("PRAGMA journal_mode=wal")
@@ -67,7 +79,35 @@ def ensure(db: Any, path: Path) -> list[str]:
         from playhouse.migrations import Runner  # only when there is something to do: it costs 30 ms
 
         names: list[str] = Runner(db, str(DIRECTORY), table_name=HISTORY_TABLE).up()
+        os.pwrite(held, STOOD, 0)
         return names
+
+
+def stood_before(path: Path) -> bool:
+    """Whether a ledger was made at this path before: its lock file says so, which outlives it."""
+    try:
+        return lock_path(path).read_bytes().startswith(STOOD)
+    except OSError:
+        return False
+
+
+def lock_path(path: Path) -> Path:
+    """The file that migrations, and a restore, are made under the lock of."""
+    return path.with_name(f"{path.name}.migrate")
+
+
+def _removed(path: Path) -> LedgerUnavailable:
+    return LedgerUnavailable(
+        f"The ledger {path} was here and is gone (or empty). {HOW_TO_RESTORE}. To begin with an empty one instead: "
+        "`vp init --new-ledger`.",
+        path=str(path),
+        removed=True,
+    )
+
+
+def _in_wal_mode(db: Any) -> bool:
+    """False of a backup that somebody copied to the ledger's place by hand: it opens alone, without a log."""
+    return bool(db.execute_sql("PRAGMA journal_mode").fetchone()[0] == "wal")
 
 
 def _has_content(path: Path) -> bool:
@@ -99,9 +139,15 @@ def _create_private(path: Path) -> None:
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[None]:
+def lock(path: Path) -> Iterator[int]:
+    """Hold the lock that whoever makes, migrates or replaces the ledger holds; yields its file's descriptor.
+
+    Raises:
+        LedgerBusy: another process kept it for ``LOCK_WAIT_SECONDS``.
+        LedgerUnavailable: its folder cannot be written to.
+    """
     try:
-        descriptor = os.open(f"{path}.migrate", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(lock_path(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise _unusable(path, error) from error
     try:
@@ -113,11 +159,11 @@ def _lock(path: Path) -> Iterator[None]:
             except BlockingIOError:
                 if clock.monotonic() > deadline:
                     raise LedgerBusy(
-                        f"Another process has been migrating {path} for {LOCK_WAIT_SECONDS:.0f} s.",
+                        f"Another process has been migrating or restoring {path} for {LOCK_WAIT_SECONDS:.0f} s.",
                         retry_after_seconds=5.0,
                     ) from None
                 time.sleep(0.02)
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)
 

@@ -9,13 +9,15 @@ models and migrations remain the one description of the tables.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
-from peewee import Context, Field, Model, Node, Query
+from peewee import Context, Field, IntegerField, Model, Node, Query, TextField
 
 from vp_queue.ledger import database
 
 Row = TypeVar("Row", bound=Model)
+# Peewee would put each value of these through str() or int(), which in 30 columns costs more than the INSERT.
+AS_THEY_ARE: Final = (TextField, IntegerField)
 
 
 class Slot(Node):
@@ -37,7 +39,7 @@ class Slot(Node):
 
 def slot(field: Field, name: str | None = None) -> Slot:
     """A slot for a field's value, given by the field's name unless another is said."""
-    return Slot(name or field.name, field.db_value)
+    return Slot(name or field.name, None if isinstance(field, AS_THEY_ARE) else field.db_value)
 
 
 class Statement:
@@ -49,7 +51,7 @@ class Statement:
             build: makes the query, with a :class:`Slot` wherever a value differs between runs.
         """
         self._build = build
-        self._rendered: tuple[str, list[Any]] | None = None
+        self._rendered: _Rendered | None = None
 
     def run(self, **values: Any) -> Any:
         """Execute it in this thread's open transaction; returns the driver's cursor.
@@ -60,17 +62,32 @@ class Statement:
         db = database.current().db
         if self._rendered is None:
             # Two threads may both render it, to the same text.
-            self._rendered = db.get_sql_context().sql(self._build()).query()
-        sql, parameters = self._rendered
-        filled = []
-        for parameter in parameters:
-            if type(parameter) is tuple:  # a slot's; the driver knows no tuples
-                name, convert = parameter
-                value = values[name]
-                filled.append(value if convert is None or value is None else convert(value))
-            else:
-                filled.append(parameter)
-        return db.execute_sql(sql, filled)
+            self._rendered = _Rendered(*db.get_sql_context().sql(self._build()).query())
+        # Not by Peewee, whose cursor and wrapping of errors cost as much as the statement.
+        return db.connection().execute(self._rendered.sql, self._rendered.parameters(values))
+
+
+class _Rendered:
+    """The text of a statement, and which of its parameters are slots."""
+
+    def __init__(self, sql: str, parameters: list[Any]) -> None:
+        self.sql = sql
+        self._constants = {at: value for at, value in enumerate(parameters) if type(value) is not tuple}
+        slots = [("", None) if at in self._constants else value for at, value in enumerate(parameters)]
+        self._converts = [(at, convert) for at, (_, convert) in enumerate(slots) if convert is not None]
+        self._pick = [name for name, _ in slots]
+
+    def parameters(self, values: dict[str, Any]) -> list[Any]:
+        """The driver's parameters for these values of the slots."""
+        if self._constants:
+            values = {**values, "": None}
+        filled = [values[name] for name in self._pick]
+        for at, convert in self._converts:
+            if filled[at] is not None:
+                filled[at] = convert(filled[at])
+        for at, value in self._constants.items():
+            filled[at] = value
+        return filled
 
 
 class Change(Statement):
@@ -81,21 +98,30 @@ class Change(Statement):
         return bool(database.current().db.rows_affected(self.run(**values)))
 
 
-class Insertion(Statement):
+class Insertion(Statement, Generic[Row]):
     """An INSERT of whole rows of one model; what is not given takes the field's default."""
 
-    def __init__(self, model: type[Model]) -> None:
+    def __init__(self, model: type[Row]) -> None:
         self._model = model
         super().__init__(lambda: model.insert({field: slot(field) for field in _given_fields(model)}))
         self._defaults: dict[str, Any] = {}
 
     def insert(self, **values: Any) -> int:
         """Insert a row; returns its row id."""
+        row_id: int = self.run(**self._whole(values)).lastrowid
+        return row_id
+
+    def row(self, **values: Any) -> Row:
+        """Insert a row; returns it as its model."""
+        whole = self._whole(values)
+        self.run(**whole)
+        return _made(self._model, whole)
+
+    def _whole(self, values: dict[str, Any]) -> dict[str, Any]:
         if not self._defaults:
             defaults = self._model._meta.defaults  # constants, all of them
             self._defaults = {field.name: defaults.get(field) for field in _given_fields(self._model)}
-        row_id: int = self.run(**{**self._defaults, **values}).lastrowid
-        return row_id
+        return {**self._defaults, **values}
 
 
 class Reading(Statement, Generic[Row]):
@@ -112,7 +138,14 @@ class Reading(Statement, Generic[Row]):
             return None
         fields = self._model._meta.sorted_fields
         row = {field.name: field.python_value(value) for field, value in zip(fields, found[0], strict=True)}
-        return self._model(__no_default__=True, **row)
+        return _made(self._model, row)
+
+
+def _made(model: type[Row], values: dict[str, Any]) -> Row:
+    """A row that needs no defaults and no look at each name; values are those of its fields."""
+    made = model(__no_default__=True)
+    made.__data__.update(values)
+    return made
 
 
 def _given_fields(model: type[Model]) -> list[Field]:

@@ -19,67 +19,37 @@ from peewee import fn
 
 from vp_queue import clock
 from vp_queue.contracts import EXECUTING, FINAL_FAILURES, TERMINAL, EventType, FailureCode, Outcome, Status
+from vp_queue.ledger import transitions_sql
 from vp_queue.ledger.database import Transaction
 from vp_queue.ledger.events import record_mission_event
-from vp_queue.ledger.models import Artifact, Attempt, IdempotencyKey, Mission
+from vp_queue.ledger.models import Artifact, Attempt, Mission
 from vp_queue.ledger.records import Claim, Ending, Failure, NewMission, WorkerIdentity
-from vp_queue.ledger.statements import Change, Insertion, Reading, slot
 
 BACKOFF_CAP_SECONDS: Final = 3600.0
 # "Due at once", whatever the wall clock does afterwards: a clock set back must not hold up a mission.
 AT_ONCE: Final = clock.EARLIEST
 
-# What stands between a dispatch and its program's start.
-_INSERT_MISSION: Final = Insertion(Mission)
-_INSERT_KEY: Final = Insertion(IdempotencyKey)
-_INSERT_ATTEMPT: Final = Insertion(Attempt)
-_ENQUEUED: Final = Change(
-    lambda: Mission.update(queue_row=slot(Mission.queue_row)).where(
-        Mission.id == slot(Mission.id), Mission.status == Status.QUEUED
-    )
-)
-_CLAIM: Final = Reading(
-    Mission,
-    lambda: (
-        Mission.update(
-            events=Mission.events + 1,
-            status=Status.RUNNING,
-            attempt=slot(Mission.attempt),
-            due_at=None,
-            queue_row=None,
-            progress=None,
-            started_at=fn.COALESCE(Mission.started_at, slot(Mission.started_at, "now")),
-        )
-        .where(
-            (Mission.id == slot(Mission.id))
-            & (Mission.status == Status.QUEUED)
-            & (Mission.attempt == slot(Mission.attempt, "attempt_before"))
-            & (Mission.due_at <= slot(Mission.due_at, "now"))
-            & (
-                Mission.expires_at.is_null()
-                | Mission.started_at.is_null(False)
-                | (Mission.expires_at > slot(Mission.expires_at, "now"))
-            )
-        )
-        .returning(Mission)
-    ),
-)
 
+def accept(tx: Transaction, new: NewMission, queue_row: int | None = None) -> Mission:
+    """A new mission, queued, with its idempotency key.
 
-def accept(tx: Transaction, new: NewMission) -> Mission:
-    """A new mission, queued, with its idempotency key; the caller enqueues its wake-up in the same transaction."""
-    values = dict(vars(new))
-    digest, values["id"] = values.pop("request_digest"), values.pop("mission_id")
-    mission = Mission(
-        **values,
-        status=Status.QUEUED,
-        due_at=max(new.not_before, tx.now) if new.not_before else AT_ONCE,
-        created_at=tx.now,
-        queued_at=tx.now,
-    )
-    _INSERT_MISSION.insert(**mission.__data__)
+    Args:
+        queue_row: the wake-up that was written in the same transaction; None: it is not due yet.
+    """
+    values = {
+        **vars(new),
+        "id": new.mission_id,
+        "status": Status.QUEUED,
+        "due_at": max(new.not_before, tx.now) if new.not_before else AT_ONCE,
+        "queue_row": queue_row,
+        "created_at": tx.now,
+        "queued_at": tx.now,
+    }
+    digest = values.pop("request_digest")
+    del values["mission_id"]
+    mission = transitions_sql.INSERT_MISSION.row(**values)
     if new.idempotency_key is not None:
-        _INSERT_KEY.insert(
+        transitions_sql.INSERT_KEY.insert(
             vp_id=new.vp_id,
             key=new.idempotency_key,
             request_digest=digest,
@@ -93,7 +63,7 @@ def accept(tx: Transaction, new: NewMission) -> Mission:
 
 def enqueued(tx: Transaction, mission_id: str, queue_row: int) -> None:
     """Note which queue row now stands for a queued mission (no status change, hence no event)."""
-    _ENQUEUED.run(id=mission_id, queue_row=queue_row)
+    transitions_sql.ENQUEUED.run(id=mission_id, queue_row=queue_row)
 
 
 def expected_attempt(mission_id: str) -> int | None:
@@ -103,19 +73,27 @@ def expected_attempt(mission_id: str) -> int | None:
 
 
 def claim(
-    tx: Transaction, mission_id: str, attempt: int, worker: WorkerIdentity, lease_seconds: float
+    tx: Transaction,
+    mission_id: str,
+    attempt: int,
+    worker: WorkerIdentity,
+    lease_seconds: float,
+    workspace: str | None = None,
 ) -> tuple[Mission, Claim] | None:
     """queued → running, if ``attempt`` is the number expected next; else a stale or duplicate wake-up: None.
+
+    None as well while its VP is paused or draining.
 
     Args:
         attempt: the number the queue row carried.
         lease_seconds: how long the lease holds without a heartbeat.
+        workspace: where the attempt will work; nothing is made there before this is committed.
     """
-    mission = _CLAIM.row(id=mission_id, attempt=attempt, attempt_before=attempt - 1, now=tx.now)
+    mission = transitions_sql.CLAIM.row(id=mission_id, attempt=attempt, attempt_before=attempt - 1, now=tx.now)
     if mission is None:
         return None
     token = clock.new_token()
-    _INSERT_ATTEMPT.insert(
+    transitions_sql.INSERT_ATTEMPT.insert(
         mission=mission_id,
         number=attempt,
         worker_id=worker.worker_id,
@@ -125,6 +103,7 @@ def claim(
         lease_expires_at=tx.now + timedelta(seconds=lease_seconds),
         lease_expires_boottime_us=clock.boottime_us() + int(lease_seconds * 1_000_000),
         heartbeat_at=tx.now,
+        workspace=workspace,
         started_at=tx.now,
     )
     record_mission_event(tx, mission, EventType.STARTED, {"worker_id": worker.worker_id, "host": worker.host})
@@ -180,16 +159,31 @@ def lose(
 
 
 def release(
-    tx: Transaction, claim: Claim, ending: Ending, *, max_releases: int, backoff_seconds: float
+    tx: Transaction,
+    claim: Claim,
+    ending: Ending,
+    *,
+    max_releases: int,
+    backoff_seconds: float,
+    reason: str = "the worker was stopped",
 ) -> Mission | None:
-    """running → queued after an orderly stop: not charged, unless it was released too often already."""
+    """running → queued after an orderly stop: not charged, unless it was released too often already.
+
+    Args:
+        max_releases: how many a mission survives.
+        backoff_seconds: as of :func:`fail`, should it be charged.
+        reason: why it was stopped, for people.
+    """
     mission = _speaking(claim)
     if mission is None:
         return None
     if mission.cancel_requested_at is not None:
         return cancelled(tx, claim, ending)
     if mission.releases >= max_releases:
-        message = f"Stopped with its worker {mission.releases + 1} times; max_releases is {max_releases}."
+        message = (
+            f"Given back {mission.releases + 1} times (now: {reason}), and max_releases is {max_releases}. Raise it in "
+            "the VP's profile if its workers are restarted that often."
+        )
         return lose(tx, claim, message, ending, backoff_seconds=backoff_seconds)
     mission = _update(
         tx,
@@ -201,9 +195,7 @@ def release(
         usage=_total_usage(mission.usage, ending.usage),
         question=None,
     )
-    return _ended(
-        tx, claim, mission, Outcome.RELEASED, EventType.RELEASED, ending, None, reason="the worker was stopped"
-    )
+    return _ended(tx, claim, mission, Outcome.RELEASED, EventType.RELEASED, ending, None, reason=reason)
 
 
 def cancelled(tx: Transaction, claim: Claim, ending: Ending) -> Mission | None:

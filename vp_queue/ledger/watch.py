@@ -126,9 +126,9 @@ class _VersionReader:
         """Changes with every commit of any other connection."""
         with forks.passage():
             if self._connection is None or self._generation != forks.generation():
-                # Never creates the file: an empty one in the place of a removed ledger would pass for a new one.
-                flags = getattr(cysqlite, "SQLITE_OPEN_READWRITE")  # noqa: B009  made at run time, unknown to mypy
-                self._connection = forks.connect(str(self._path), flags=flags, timeout=database.BEGIN_WAIT_SECONDS)
+                self._connection = forks.connect(
+                    str(self._path), flags=database.OPEN_READWRITE, timeout=database.BEGIN_WAIT_SECONDS
+                )
                 self._generation = forks.generation()
             return self._generation, int(self._connection.pragma("data_version"))
 

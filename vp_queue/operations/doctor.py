@@ -8,25 +8,24 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import stat
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from vp_queue import __version__, clock, missions
+from vp_queue import __version__, clock, missions, missions_admission, missions_space
 from vp_queue.config import Profile, Settings
+from vp_queue.contracts import limits
 from vp_queue.errors import VpError
 from vp_queue.executors import model_local
-from vp_queue.ledger import database, locks, schema
-from vp_queue.worker import procfs
+from vp_queue.ledger import backup, database, locks, schema
+from vp_queue.worker import cgroups
 
 Check = dict[str, Any]
 
 WAL_RESET_FIXED: Final = (3, 51, 3)
-LOW_SPACE_BYTES: Final = 1024**3
-NO_SPACE_BYTES: Final = 50 * 1024**2
+LOW_SPACE_TIMES: Final = 2  # of the watermark
 HONEST_WRITE_SECONDS: Final = 0.3
 KEEPER_SILENT_SECONDS: Final = 30.0
 # SQLite's WAL needs shared memory and honest POSIX locks; over a network it corrupts.
@@ -47,7 +46,14 @@ def examine(settings: Settings, supervised: Mapping[str, Any]) -> list[Check]:
     Args:
         supervised: ``supervision.report``.
     """
-    checks = [*_versions(), *_home(settings), *_ledger(settings), _cgroup(), *_processes(settings, supervised)]
+    checks = [
+        *_versions(),
+        *_home(settings),
+        *_ledger(settings),
+        _cgroup(),
+        _process_limit(),
+        *_processes(settings, supervised),
+    ]
     checks.append(_local_model())
     for profile in settings.vps.values():
         checks += _vp(settings, profile)
@@ -81,17 +87,24 @@ def _home(settings: Settings) -> Iterator[Check]:
         return
     yield _private("VP_HOME", home, 0o077, f'chmod 700 "{home}"')
     yield _file_system(home)
-    free = shutil.disk_usage(home).free
-    yield check(
-        "disk space",
-        False if free < NO_SPACE_BYTES else None if free < LOW_SPACE_BYTES else True,
-        f"{free / 1024**3:.1f} GiB free",
-        f"Free some space on the disk of {home}: a full one stops every mission.",
-    )
+    for space in missions_space.measure(settings):
+        yield _disk_space(space)
     if settings.token_path.exists():
         yield _private("token", settings.token_path, 0o077, f'chmod 600 "{settings.token_path}"')
     else:
         yield check("token", None, "there is none yet; the web face needs it", "Run: vp init")
+
+
+def _disk_space(space: missions_space.Space) -> Check:
+    """As a dispatch judges it; a warning while little more than the watermark is left."""
+    free, required = (f"{count / 1024**3:.1f} GiB" for count in (space.free_bytes, space.required_bytes))
+    detail = f"{free} free at {space.path}; dispatches are refused below {required}"
+    if not space.required_bytes:
+        fix = "min_free_bytes = 0: nothing is refused before the disk is full, which stops every mission."
+        return check("disk space", None, f"{free} free at {space.path}", fix)
+    nearly = space.free_bytes < LOW_SPACE_TIMES * space.required_bytes
+    fix = "Make room: vp usage shows what takes it, vp prune removes old missions."
+    return check("disk space", False if space.low else None if nearly else True, detail, fix)
 
 
 def _private(name: str, path: Path, forbidden_bits: int, command: str) -> Check:
@@ -106,6 +119,9 @@ def _private(name: str, path: Path, forbidden_bits: int, command: str) -> Check:
 
 def _file_system(path: Path) -> Check:
     kind = file_system(path)
+    if os.statvfs(path).f_flag & os.ST_RDONLY:
+        fix = "Nothing can be written; find out why (dmesg), then: mount -o remount,rw"
+        return check("file system", False, f"{kind}, mounted read-only, at {path}", fix)
     if kind in NETWORK_FILE_SYSTEMS or kind.startswith("fuse."):
         fix = "SQLite loses data on network file systems: put VP_HOME on a local disk."
         return check("file system", False if kind in NETWORK_FILE_SYSTEMS else None, f"{kind}, at {path}", fix)
@@ -142,6 +158,9 @@ def _ledger(settings: Settings) -> Iterator[Check]:
     try:
         found = path.stat()
     except OSError as error:
+        if schema.stood_before(path):
+            yield check("ledger", False, f"{path} was here and is gone", f"{schema.HOW_TO_RESTORE}.")
+            return
         missing = isinstance(error, FileNotFoundError)
         detail = f"{path} does not exist yet" if missing else f"{path}: {error.strerror}"
         yield check(
@@ -167,6 +186,20 @@ def _ledger(settings: Settings) -> Iterator[Check]:
     detail = f"pending: {', '.join(pending)}" if pending else f"{len(known)} applied, newest {known[-1]}"
     yield check("schema", None if pending else True, detail, "Run: vp migrate")
     yield _write_lock(path)
+    yield _integrity(path, found.st_size)
+
+
+def _integrity(path: Path, size_bytes: int) -> Check:
+    """SQLite's own check of the whole file, where that takes a moment only."""
+    if size_bytes > limits.CHECKED_BYTES:
+        fix = "To have it checked as a whole, make a copy: vp backup FILE"
+        return check("integrity", None, f"not looked at: over {limits.CHECKED_BYTES >> 20} MiB", fix)
+    try:
+        with backup.opened(path) as db:
+            damage = backup.damage(db)
+    except VpError as error:
+        damage = error.message
+    return check("integrity", damage is None, damage or "ok", f"{schema.HOW_TO_RESTORE}.")
 
 
 def _write_lock(path: Path) -> Check:
@@ -176,19 +209,26 @@ def _write_lock(path: Path) -> Check:
         time.sleep(HONEST_WRITE_SECONDS)
     if holder is None or locks.write_lock_holder(path) != holder:
         return check("write lock", True, "free")
-    try:
-        command = Path(f"/proc/{holder}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-    except OSError:
-        command = "gone"
     fix = f"Nobody else can write. If it is stopped: kill -CONT {holder}; if it hangs: kill {holder}"
-    return check("write lock", False, f"held by process {holder} ({command[:200]})", fix)
+    return check("write lock", False, f"held by process {holder} ({locks.command(holder)})", fix)
 
 
 # --- processes ----------------------------------------------------------------------------------
 
 
+def _process_limit() -> Check:
+    place = cgroups.limit_in_force()
+    return check(
+        "process limit",
+        None if place is None else True,
+        "max_processes binds nobody: no pids controller to write to" if place is None else f"max_processes, by {place}",
+        "A fork bomb is ended at cancel or time-out only. To have it held: run under systemd with Delegate=yes and "
+        "DelegateSubgroup=vp-queue, limit the container (docker run --pids-limit), or run as root.",
+    )
+
+
 def _cgroup() -> Check:
-    parent = procfs.own_cgroup()
+    parent = cgroups.own_cgroup()
     if parent is not None and os.access(parent, os.W_OK):
         return check("cgroup v2", True, parent)
     return check(
@@ -210,7 +250,11 @@ def _processes(settings: Settings, supervised: Mapping[str, Any]) -> Iterator[Ch
         yield check("supervisord", not idle, detail, f"See {settings.logs_dir}")
     if not _readable(settings):
         return
-    heartbeats = [keeper.heartbeat_at for keeper in missions.keepers()]
+    try:
+        heartbeats = [keeper.heartbeat_at for keeper in missions.keepers()]
+    except VpError as error:
+        yield check("keeper", None, error.message, "Put the ledger right first.")
+        return
     if not heartbeats:
         fix = "Without one, crashed missions stay as they are and later ones never become due. Run: vp up --detach"
         yield check("keeper", None, "none running", fix)
@@ -251,9 +295,10 @@ def _vp(settings: Settings, profile: Profile) -> Iterator[Check]:
     if not profile.enabled:
         yield check(name, None, "disabled", f"To use it, set enabled = true in {settings.config_path}")
         return
-    available = missions.availability(profile)
-    runs = f"executor {profile.executor}, {profile.concurrency} at once"
-    if available.ok and (available.reason or "").startswith(missions.COMMANDS_ONLY):
+    available = missions_admission.availability(settings, profile)
+    whom = f" as user {profile.run_as}" if profile.run_as else ""
+    runs = f"executor {profile.executor}{whom}, {profile.concurrency} at once"
+    if available.ok and (available.reason or "").startswith(missions_admission.COMMANDS_ONLY):
         yield check(name, None, f"{runs}: commands of missions only", available.reason)
     elif available.ok and available.reason:
         yield check(name, True, f"{runs}; {available.reason}")
@@ -269,6 +314,8 @@ def _vp(settings: Settings, profile: Profile) -> Iterator[Check]:
             f"{key} is not set here",
             "Consumers take it from the environment `vp up` was run in: set it there, then vp down, vp up --detach",
         )
+    if _readable(settings):
+        yield from _workers(name)
     missing = [str(root) for root in profile.allowed_target_roots if not root.is_dir()]
     if missing:
         yield check(
@@ -277,3 +324,19 @@ def _vp(settings: Settings, profile: Profile) -> Iterator[Check]:
             f"no such folder: {', '.join(missing)}",
             "Make it, or correct allowed_target_roots.",
         )
+
+
+def _workers(vp_id: str) -> Iterator[Check]:
+    """What is wrong with a VP's workers, if anything."""
+    for worker in missions.vp(vp_id).workers:
+        if worker.stale:
+            silent = (clock.now() - worker.heartbeat_at).total_seconds()
+            detail = f"pid {worker.pid} on {worker.host} has been silent for {max(0, silent):.0f} s"
+            fix = (
+                f"Its missions are taken over. If it is stopped (T in ps): kill -CONT {worker.pid}; if it hangs: "
+                f"kill {worker.pid}"
+            )
+            yield check(f"{vp_id} worker", False, detail, fix)
+        if worker.outdated:
+            detail = f"pid {worker.pid} runs an older {' and '.join(worker.outdated)} than is installed"
+            yield check(f"{vp_id} worker", None, detail, f"Run: vp restart {vp_id}")

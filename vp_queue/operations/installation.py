@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from vp_queue import config, missions
+from vp_queue import config, missions, missions_space
 from vp_queue.config import Settings
 from vp_queue.errors import ConfigurationError, VpError
 from vp_queue.ledger import database, schema
@@ -20,8 +20,11 @@ from vp_queue.ledger import database, schema
 TOKEN_BYTES: Final = 32
 
 
-def init(settings: Settings) -> dict[str, Any]:
+def init(settings: Settings, *, new_ledger: bool = False) -> dict[str, Any]:
     """Make VP_HOME, its configuration and token, and the ledger; whatever exists already is left as it is.
+
+    Args:
+        new_ledger: also make an empty ledger where one was removed.
 
     Raises:
         ConfigurationError: a folder or file cannot be made.
@@ -31,6 +34,8 @@ def init(settings: Settings) -> dict[str, Any]:
     wrote_config = config.write_default_config(settings)
     wrote_token = ensure_token(settings)
     existed = settings.database_path.exists()
+    if new_ledger:
+        database.open_ledger(settings.database_path, anew=True)
     missions.ready(settings)
     return {
         "ok": True,
@@ -92,13 +97,18 @@ def pause(vp_id: str, reason: str | None) -> dict[str, Any]:
     return {"ok": True, "vp": missions.pause(vp_id, reason).dump()}
 
 
+def drain(vp_id: str, reason: str | None) -> dict[str, Any]:
+    """Let a VP finish what runs and start nothing more."""
+    return {"ok": True, "vp": missions.drain(vp_id, reason).dump()}
+
+
 def resume(vp_id: str) -> dict[str, Any]:
     """Take from a VP's queue again."""
     return {"ok": True, "vp": missions.resume(vp_id).dump()}
 
 
 def status(settings: Settings, supervised: Mapping[str, Any]) -> dict[str, Any]:
-    """Supervisor, VPs, keepers and ledger in one; works with any of them missing, and makes nothing.
+    """Supervisor, VPs, keepers, ledger and disk in one; works with any of them missing, and makes nothing.
 
     Args:
         supervised: ``supervision.report``.
@@ -113,4 +123,5 @@ def status(settings: Settings, supervised: Mapping[str, Any]) -> dict[str, Any]:
             keepers = [keeper.dump() for keeper in missions.keepers()]
         except VpError as error:
             ledger["error"] = error.as_dict()
-    return {"ok": True, **supervised, "vps": vps, "keepers": keepers, "ledger": ledger}
+    disks = [space.as_dict() for space in missions_space.measure(settings)]
+    return {"ok": True, **supervised, "vps": vps, "keepers": keepers, "ledger": ledger, "disks": disks}

@@ -23,7 +23,8 @@ from typing import Any, Final, NoReturn, TypeVar
 
 from vp_queue import clock, missions
 from vp_queue.config import Settings
-from vp_queue.errors import ConfigurationError, InternalError, VpDisabled
+from vp_queue.errors import ConfigurationError, InternalError, LedgerBusy, VpDisabled
+from vp_queue.ledger import database
 from vp_queue.operations.programs import KEEPER, Place, place, wanted_programs, write
 from vp_queue.operations.supervisord import STOPPED_STATES, Supervisord, connect
 
@@ -67,6 +68,7 @@ def up(settings: Settings, detach: bool) -> dict[str, Any]:
         InternalError: a program did not come up; the message ends with its log.
     """
     missions.ready(settings)
+    database.check_intact()
     where = place(settings.home)
     with _at_work(settings):
         write(where, settings)
@@ -110,6 +112,38 @@ def down(settings: Settings) -> dict[str, Any]:
             pids=left,
         )
     return {"was_running": True, "stopped": sorted(programs)}
+
+
+def start_anew(settings: Settings, program: str) -> None:
+    """Stop one program and start it again; returns when it has registered as a worker.
+
+    Raises:
+        ConfigurationError: no supervisord runs.
+        InternalError: it did not come up; the message ends with its log.
+    """
+    where = place(settings.home)
+    with _at_work(settings):
+        running = connect(where.socket)
+        if running is None:
+            raise ConfigurationError("No supervisord of this VP_HOME runs. Start it: vp up --detach")
+        with _explained(where):
+            _stop(running, [program])
+            running.start(program)
+        _await_running(where, running, [program])
+
+
+@contextlib.contextmanager
+def held_down(settings: Settings) -> Iterator[None]:
+    """Within the block no supervisord of this VP_HOME runs, or can be started; LedgerBusy if one does."""
+    where = place(settings.home)
+    with _at_work(settings), contextlib.ExitStack() as held:
+        lock = _take(where.lock)
+        if lock is not None:
+            held.callback(os.close, lock)
+        if lock is None or connect(where.socket) is not None:
+            text = f"supervisord of {settings.home} runs, and its programs use the ledger. Stop it first: vp down"
+            raise LedgerBusy(text, retry_after_seconds=STOP_WAIT_SECONDS, supervised=True)
+        yield
 
 
 def report(settings: Settings) -> dict[str, Any]:

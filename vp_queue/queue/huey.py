@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 from huey import SqliteHuey
 from huey.api import Task, TaskWrapper
 from huey.consumer import Consumer
+from huey.signals import SIGNAL_ENQUEUED
 
 from vp_queue.ledger import database, transitions
 from vp_queue.ledger.database import Transaction
 from vp_queue.ledger.models import Mission
+from vp_queue.ledger.records import NewMission
 from vp_queue.queue import signals
 from vp_queue.queue.messages import JsonSerializer, wake_up_id
 from vp_queue.queue.storage import LedgerStorage
@@ -109,12 +113,13 @@ def _make(vp_id: str, body: MissionBody, concurrency: int) -> SqliteHuey:
 
 
 def _wake_up(mission: Mission) -> Task:
-    attempt = mission.attempt + 1
-    return _tasks[mission.vp_id].task_class(
-        (mission.id, attempt),
-        id=wake_up_id(mission.id, attempt),
-        priority=mission.priority,
-        expires=mission.expires_at if mission.started_at is None else None,
+    expires_at = mission.expires_at if mission.started_at is None else None
+    return _task(mission.vp_id, mission.id, mission.attempt + 1, mission.priority, expires_at)
+
+
+def _task(vp_id: str, mission_id: str, attempt: int, priority: int, expires_at: datetime | None) -> Task:
+    return _tasks[vp_id].task_class(
+        (mission_id, attempt), id=wake_up_id(mission_id, attempt), priority=priority, expires=expires_at
     )
 
 
@@ -123,6 +128,34 @@ def enqueue(tx: Transaction, mission: Mission) -> None:
     huey = huey_for(mission.vp_id)
     huey.enqueue(_wake_up(mission))
     transitions.enqueued(tx, mission.id, huey.storage.last_row_id)
+
+
+@dataclass(frozen=True)
+class WakeUp:
+    """The wake-up of a mission that is being dispatched, made ready before the transaction that writes it."""
+
+    huey: SqliteHuey
+    task: Task
+    data: bytes
+
+    def write(self) -> int:
+        """Write it in the open transaction; returns its row's id.
+
+        What ``Huey.enqueue`` does, but for the handle on a result, which nobody asks for here.
+        """
+        self.huey._emit(SIGNAL_ENQUEUED, self.task)
+        self.huey.storage.enqueue(self.data, self.task.priority)
+        row_id: int = self.huey.storage.last_row_id
+        return row_id
+
+
+def first_wake_up(new: NewMission) -> WakeUp:
+    """The wake-up of a new mission's first attempt."""
+    huey = huey_for(new.vp_id)
+    task = _task(new.vp_id, new.mission_id, 1, new.priority, new.expires_at)
+    if task.expires:
+        task.resolve_expires(huey.utc)
+    return WakeUp(huey, task, huey.serialize_task(task))
 
 
 def revoke(mission: Mission) -> None:

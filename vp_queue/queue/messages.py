@@ -18,6 +18,7 @@ from huey.utils import Error
 
 TASK_NAME: Final = "vp_queue.queue.huey.run_mission"
 MESSAGE_BYTES: Final = 4_096
+_as_json: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _WAKE_UP_ID: Final = re.compile(r"(m-[0-9a-z-]{10,60})\.([1-9][0-9]{0,8})")
 
 
@@ -45,7 +46,7 @@ class JsonSerializer(Serializer):
             body = {"tuple": [_plain(value) for value in data]}
         else:
             body = {"value": data}
-        return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+        return _as_json(body).encode()
 
     def _deserialize(self, data: bytes) -> Any:
         body = json.loads(bytes(data))

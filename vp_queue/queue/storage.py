@@ -71,8 +71,9 @@ class LedgerStorage(CySqliteStorage):
     @contextlib.contextmanager
     def db(self, commit: bool = False, close: bool = False) -> Iterator[Any]:
         """A cursor on the ledger's connection; a write joins the open transaction or makes its own."""
-        ledger = database.current()
-        if commit and not ledger.db.in_transaction():
+        if database.current().db.in_transaction():
+            yield self.conn.cursor()
+        elif commit:
             with database.write_transaction():
                 yield self.conn.cursor()
         else:
@@ -109,7 +110,8 @@ class LedgerStorage(CySqliteStorage):
         parameters = (self.name, self.name)
         # Most wake-ups are for somebody else: look without the write lock first.
         while self.sql(NEXT_ROW, parameters, results=True):
-            with database.write_transaction() as tx:
+            # Not synced: a wake-up that a power cut brings back is stale, or wanted.
+            with database.write_transaction(synced=False) as tx:
                 row = self.conn.execute(NEXT_ROW, parameters).fetchone()
                 if row is None:
                     return None
@@ -214,6 +216,20 @@ def _outcome(key: str) -> Any:
     failure = attempt.failure or {}
     error = failure.get("message") or f"the attempt was {attempt.outcome}"
     return JsonSerializer().serialize(Error({**body, "error": error, "failure": json.loads(json.dumps(failure))}))
+
+
+def forget(vp_id: str, mission_id: str, queue_row: int | None) -> None:
+    """Delete what the queue still holds of a mission whose rows were deleted, in that transaction.
+
+    A queue row outlives a cancelled mission whose VP has no consumer; a revocation would be swept with its mission.
+    """
+    db = database.current().db
+    if queue_row is not None:
+        db.execute_sql("DELETE FROM task WHERE id = ? AND queue = ?", (queue_row, vp_id))
+    # "r:<mission>.<attempt>", as a range: "/" follows "." in ASCII, and kv's key is its index.
+    db.execute_sql(
+        "DELETE FROM kv WHERE queue = ? AND key > ? AND key < ?", (vp_id, f"r:{mission_id}.", f"r:{mission_id}/")
+    )
 
 
 def without_row(now: datetime, limit: int) -> list[str]:

@@ -54,6 +54,7 @@ _MEDIA_TYPES: Final[dict[str, str]] = {
 Reason = Literal[
     "symlink",
     "hard link",
+    "another owner",
     "special file",
     "cache or .git",
     "name not UTF-8",
@@ -126,18 +127,22 @@ class Collection:
     skipped_total: int
 
 
-def collect(work_products: Path, *, limits: ArtifactLimits = ArtifactLimits()) -> Collection:
+def collect(
+    work_products: Path, *, limits: ArtifactLimits = ArtifactLimits(), owner_uid: int | None = None
+) -> Collection:
     """Find, hash and fsync the artifacts of an attempt whose program has ended.
 
     Args:
         work_products: the attempt's folder for them; neither it nor the three folders above it may be
             links. If it was exchanged, the collection is empty and says so.
         limits: how much is taken; the rest is skipped.
+        owner_uid: only this user's files are taken (``run_as``): what a program moved here of others' may be
+            what it could not have read, while we can. None = any.
 
     Raises:
         OSError: the storage failed (EIO, ENOSPC, no descriptors left): nothing may be called published.
     """
-    walk = _Walk(limits)
+    walk = _Walk(limits, owner_uid)
     name = work_products.name.encode()
     try:
         folder = confined.open_link_free(work_products, _BELOW_ROOT)
@@ -164,6 +169,7 @@ def _why_no_folder(path: Path, error: OSError) -> Reason:
 @dataclass
 class _Walk:
     limits: ArtifactLimits
+    owner_uid: int | None = None
     artifacts: list[Artifact] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     skipped_total: int = 0
@@ -255,6 +261,8 @@ class _Walk:
             return "special file"
         if about.st_nlink != 1:
             return "hard link"
+        if self.owner_uid not in (None, about.st_uid):
+            return "another owner"
         if about.st_size > self.limits.file_bytes:
             return "too large"
         if len(self.artifacts) >= self.limits.count:

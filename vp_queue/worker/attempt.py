@@ -18,6 +18,7 @@ class StopReason(StrEnum):
     INTERRUPTED = "interrupted"
     TIMEOUT = "timeout"
     BUDGET = "budget"
+    UNREACHABLE = "unreachable"  # the ledger: too long without a heartbeat
     LEASE_LOST = "lease_lost"
 
 
@@ -30,6 +31,7 @@ class RunningAttempt:
         self.last_output_at: datetime | None = None
         self._lock = threading.Lock()
         self._reason: StopReason | None = None
+        self._at_once = False
         # Readable once the attempt must stop, so that select() in the runner wakes at once.
         self.wake_fd, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._wake_write: int | None = wake_write
@@ -44,9 +46,15 @@ class RunningAttempt:
         """Whether this worker no longer speaks for the attempt."""
         return self._reason == StopReason.LEASE_LOST
 
+    @property
+    def at_once(self) -> bool:
+        """Whether its program must be killed without grace: somebody else may start it soon."""
+        return self._at_once
+
     def stop(self, reason: StopReason) -> None:
         """Tell it to end. The first reason stands, but a lost lease overrides: then nothing may be written."""
         with self._lock:
+            self._at_once = self._at_once or reason in (StopReason.UNREACHABLE, StopReason.LEASE_LOST)
             if self._reason is None:
                 self._reason = reason
                 if self._wake_write is not None:

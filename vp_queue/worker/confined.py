@@ -18,6 +18,7 @@ import functools
 import os
 import platform
 import stat
+import struct
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,6 +32,15 @@ CHUNK_BYTES: Final = 1024 * 1024
 
 # Only passed through, never read: a folder of mode 0711 can be crossed so. Linux has O_PATH.
 SEARCH: Final = getattr(os, "O_PATH", os.O_RDONLY)
+
+# linux/posix_acl_xattr.h, linux/posix_acl.h
+_ACL: Final = "system.posix_acl_access"
+_ACL_VERSION: Final = 2
+_ACL_OWNER: Final = 0x01
+_ACL_USER: Final = 0x02
+_ACL_GROUP: Final = 0x04
+_ACL_MASK: Final = 0x10
+_ACL_OTHER: Final = 0x20
 
 _OPENAT2: Final = 437
 _MACHINES: Final = frozenset({"x86_64", "aarch64"})
@@ -218,14 +228,24 @@ def make_folder(parent: int, name: str, *, new: bool) -> int:
     return open_folder(parent, name)
 
 
-def create_file(folder: int, name: str, content: bytes, *, durable: bool = False) -> None:
-    """Write a file (0600) that must not exist yet.
+def create_file(
+    folder: int,
+    name: str,
+    content: bytes,
+    *,
+    durable: bool = False,
+    mode: int = FILE_MODE,
+    owner: tuple[int, int] | None = None,
+) -> None:
+    """Write a file that must not exist yet.
 
     Args:
         folder: descriptor of the folder it goes into.
         name: one component.
         content: all of it.
         durable: fsync before closing.
+        mode: its permissions, whatever the umask.
+        owner: user and group it is given to, if not to this process's.
 
     Raises:
         FileExistsError: the name is taken, be it by a link that leads nowhere.
@@ -234,9 +254,46 @@ def create_file(folder: int, name: str, content: bytes, *, durable: bool = False
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with open(os.open(name.encode(), flags, FILE_MODE, dir_fd=folder), "wb") as file:
         file.write(content)
+        if mode != FILE_MODE:
+            os.fchmod(file.fileno(), mode)
+        if owner is not None:
+            os.fchown(file.fileno(), *owner)
         if durable:
             file.flush()
             os.fsync(file.fileno())
+
+
+def share(folder: int, uid: int) -> None:
+    """Let one other user work in an open folder of ours, and nobody else.
+
+    That user may make files there, but neither remove nor rename ours (the sticky bit), nor open the folder to
+    others, as its owner or group could. Modes alone cannot say that; a POSIX access control list can.
+
+    Raises:
+        OSError: ENOTSUP where the file system has none.
+    """
+    everyone_else = 0xFFFFFFFF
+    entries = (
+        (_ACL_OWNER, 7, everyone_else),
+        (_ACL_USER, 7, uid),
+        (_ACL_GROUP, 0, everyone_else),
+        (_ACL_MASK, 7, everyone_else),
+        (_ACL_OTHER, 0, everyone_else),
+    )
+    packed = struct.pack("<I", _ACL_VERSION) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+    os.setxattr(folder, _ACL, packed)
+    os.fchmod(folder, stat.S_ISVTX | 0o770)  # the group's bits are the list's mask
+
+
+def take_back(folder: int) -> None:
+    """Undo :func:`share`: the open folder is for its owner alone again.
+
+    Raises:
+        OSError: this process may not.
+    """
+    with contextlib.suppress(OSError):  # ENODATA: it was not shared
+        os.removexattr(folder, _ACL)
+    os.fchmod(folder, FOLDER_MODE)
 
 
 def sync_folder(folder: int) -> None:

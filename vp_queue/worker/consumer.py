@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import threading
+from collections.abc import Callable
 from typing import Final
 
 from vp_queue import clock
@@ -12,12 +14,14 @@ from vp_queue.config import Profile, Settings
 from vp_queue.contracts import WorkerState
 from vp_queue.errors import VpError
 from vp_queue.ledger import database, fleet
+from vp_queue.ledger.guard import LedgerGuard
 from vp_queue.ledger.records import WorkerIdentity
 from vp_queue.worker import runner, standby
 from vp_queue.worker.attempt import RunningAttempt, StopReason
 from vp_queue.worker.lease import LeaseKeeper
 from vp_queue.worker.runner import AttemptRunner
-from vp_queue.worker.supervised import end_with_supervisord
+from vp_queue.worker.supervised import UNUSABLE_LEDGER, end_with_supervisord
+from vp_queue.worker.workspace import attempt_path
 
 logger = logging.getLogger("vp_queue.worker")
 
@@ -28,14 +32,19 @@ STOP_WAIT_SECONDS: Final = 27.0
 class MissionWorker:
     """What ``huey_consumer`` runs missions with; one per process."""
 
-    def __init__(self, settings: Settings, profile: Profile) -> None:
+    def __init__(
+        self, settings: Settings, profile: Profile, at_start: Callable[[str], None] = lambda worker_id: None
+    ) -> None:
         """
         Args:
             profile: the VP whose queue this process consumes.
+            at_start: called once it has registered, with its worker id, in a thread of its own.
         """
         self._settings = settings
         self._profile = profile
-        self._leases = LeaseKeeper(settings.lease_seconds)
+        self._at_start = at_start
+        self._leases = LeaseKeeper(settings.lease_seconds, on_corrupt=self.end_loudly)
+        self._guard = LedgerGuard(self.end_loudly)
         self._identity: WorkerIdentity | None = None
         self._running: list[RunningAttempt] = []
         self._stop_deadline: float | None = None
@@ -49,8 +58,12 @@ class MissionWorker:
                 with database.write_transaction() as tx:
                     self._identity = fleet.register(tx, self._profile.vp_id, self._profile.digest)
                 self._leases.start(self._identity.worker_id)
+                self._guard.start()
                 standby.keep()
                 atexit.register(self.close)
+                # Beside the missions: what it has to end may take its time.
+                worker_id = self._identity.worker_id
+                threading.Thread(target=self._at_start, args=(worker_id,), name="at-start", daemon=True).start()
             return self._identity
 
     def run(self, mission_id: str, attempt: int) -> None:
@@ -59,12 +72,14 @@ class MissionWorker:
         with self._lock:  # claimed and listed in one step, or an orderly stop could overlook it
             if self._stop_deadline is not None:
                 return  # still queued; the keeper writes it a new wake-up
-            claimed = runner.claim(mission_id, attempt, identity, self._settings.lease_seconds)
+            asked_us = clock.boottime_us()
+            path = attempt_path(self._settings.workspaces_root, self._profile.vp_id, mission_id, attempt)
+            claimed = runner.claim(mission_id, attempt, identity, self._settings.lease_seconds, path)
             if claimed is None:
                 return
             mission, running = claimed
             self._running.append(running)
-        self._leases.add(running)
+        self._leases.add(running, asked_us)
         try:
             AttemptRunner(self._settings, self._profile, mission, running).run()
         finally:
@@ -91,12 +106,30 @@ class MissionWorker:
                 name = f"{attempt.claim.mission_id}.{attempt.claim.attempt}"
                 logger.error("%s could not be released in time; the keeper will find it", name)
 
+    def end_loudly(self, why: str) -> None:
+        """Kill every executor and end this process: its ledger is no more, and nothing can be written about them.
+
+        supervisord starts another, on the ledger that stands there then.
+        """
+        logger.critical("this worker ends: %s", why)
+        with self._lock:
+            self._stop_deadline = clock.monotonic()
+            running = list(self._running)
+        for attempt in running:
+            attempt.stop(StopReason.LEASE_LOST)
+        deadline = clock.monotonic() + STOP_WAIT_SECONDS
+        for attempt in running:
+            attempt.finished.wait(max(0.0, deadline - clock.monotonic()))
+        standby.close()
+        os._exit(UNUSABLE_LEDGER)
+
     def close(self) -> None:
         """This process leaves in good order: everything it runs is released, and it signs off."""
         self.stop_all()
         if self._identity is None:
             return
         self._leases.stop()
+        self._guard.stop()
         try:
             with database.write_transaction() as tx:
                 fleet.end(tx, self._identity.worker_id, WorkerState.STOPPED)

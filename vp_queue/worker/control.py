@@ -22,6 +22,7 @@ from vp_queue.errors import LedgerBusy, LedgerUnavailable
 from vp_queue.executors.base import ExecutorFailure, ProgramExit, ReportedFailure, Stopped
 from vp_queue.ledger import database, leases
 from vp_queue.worker import process, tree
+from vp_queue.worker.account import Account
 from vp_queue.worker.attempt import RunningAttempt, StopReason
 from vp_queue.worker.budget import overspent
 from vp_queue.worker.environment import program_environment, secrets_of
@@ -35,6 +36,8 @@ OUTPUT_CHECK_SECONDS: Final = 1.0
 LONGEST_SELECT_SECONDS: Final = 3600.0  # epoll takes no more than 24 days
 LATER_PROGRESS_SECONDS: Final = 10.0  # once an attempt has had its share of progress events
 KILL_AGAIN_SECONDS: Final = 1.0
+# What no longer matters once the program has ended by itself.
+WITHOUT_FORCE: Final = (StopReason.TIMEOUT, StopReason.INTERRUPTED, StopReason.UNREACHABLE)
 
 
 class ProgramControl:
@@ -49,6 +52,7 @@ class ProgramControl:
         deadline: float,
         budget: Mapping[str, Any],
         used_before: Mapping[str, Any],
+        account: Account | None = None,
     ) -> None:
         """
         Args:
@@ -56,6 +60,7 @@ class ProgramControl:
             deadline: on :func:`vp_queue.clock.monotonic`; past it the attempt is stopped.
             budget: the mission's; what is reported beyond it stops the attempt.
             used_before: what the mission's earlier attempts used of it.
+            account: as whom the program runs, if not as the worker.
         """
         self.reported = Reported()
         self.exit: process.Exit | None = None
@@ -67,6 +72,7 @@ class ProgramControl:
         self._deadline = deadline
         self._budget = budget
         self._used_before = used_before
+        self._account = account
         self._progress_events = 0
         self._next_progress = 0.0
         self._heard: float | None = None
@@ -80,13 +86,15 @@ class ProgramControl:
         self._check_budget()
         self._write_progress()
 
-    def run_program(self, argv: Sequence[str], environment: Mapping[str, str] | None = None) -> ProgramExit:
+    def run_program(
+        self, argv: Sequence[str], environment: Mapping[str, str] | None = None, stdin: bytes | None = None
+    ) -> ProgramExit:
         """Run one program to the proved end of its tree; see ``executors.base.Control``."""
         if self.exit is not None:
             raise RuntimeError("an attempt runs one program; start others from within it")
         self._stop_if_told()
         with _report_pipe() as (read_end, write_end):
-            with self._launch(argv, environment or {}, write_end) as launched:
+            with self._launch(argv, environment or {}, write_end, stdin) as launched:
                 self._open_gate(launched)
                 self._stay(launched, ReportReader(read_end, self.reported))
                 self.exit = self._prove_dead(launched)
@@ -107,7 +115,7 @@ class ProgramControl:
 
     @contextmanager
     def _launch(
-        self, argv: Sequence[str], environment: Mapping[str, str], report_fd: int
+        self, argv: Sequence[str], environment: Mapping[str, str], report_fd: int, stdin: bytes | None
     ) -> Iterator[process.LaunchedProgram]:
         claim = self._running.claim
         complete = program_environment(
@@ -119,8 +127,10 @@ class ProgramControl:
             workspace=self._workspace,
             report_fd=FIRST_PASSED_FD,
             extra=environment,
+            account=self._account,
         )
         self.reported.secrets = secrets_of(complete)
+        stdin_fd = _in_memory(stdin) if stdin is not None else None
         program = process.Program(
             argv=tuple(argv),
             env=complete,
@@ -128,17 +138,23 @@ class ProgramControl:
             log_path=self._workspace.log,
             marker=f"{claim.mission_id}.{claim.attempt}",
             pass_fds=(report_fd,),
+            stdin_fd=stdin_fd,
             redact=self.reported.secrets,
+            max_processes=self._profile.max_processes,
+            account=self._account,
         )
         try:
             launched = process.launch(program)
         finally:
             os.close(report_fd)  # the program has its own; ours would keep the reports from ever ending
+            if stdin_fd is not None:
+                os.close(stdin_fd)
         with closing(launched):
             yield launched
 
     def _open_gate(self, launched: process.LaunchedProgram) -> None:
-        with database.write_transaction() as tx:
+        # Not synced: after a power cut no process is left to be found by it.
+        with database.write_transaction(synced=False) as tx:
             held = leases.spawned(tx, self._running.claim, asdict(launched.identity))
         if not held:
             self._running.stop(StopReason.LEASE_LOST)
@@ -174,9 +190,9 @@ class ProgramControl:
                 if self._running.stop_reason is not None and not stopping:
                     stopping = True
                     launched.stop(self._profile.cancel_grace_seconds)
-                if self._running.lost and not hurried:
+                if self._running.at_once and not hurried:
                     hurried = True
-                    launched.stop(0.0)  # somebody else may start it now: no time for manners
+                    launched.stop(0.0)
 
     def _patience(self, stopping: bool) -> float:
         if stopping or self.ended_by_itself:  # a deadline that passed means nothing any more
@@ -214,11 +230,11 @@ class ProgramControl:
     def stop_reason(self) -> StopReason | None:
         """Why the attempt ends, if it is we who end it.
 
-        A program that had ended by itself in time is not timed out or interrupted by what came while its
-        leftovers were being ended: its work is done, and would be done again.
+        A program that had ended by itself in time is not timed out, interrupted or given up by what came while
+        its leftovers were being ended: its work is done, and would be done again.
         """
         reason = self._running.stop_reason
-        if self.ended_by_itself and reason in (StopReason.TIMEOUT, StopReason.INTERRUPTED):
+        if self.ended_by_itself and reason in WITHOUT_FORCE:
             return None
         return reason
 
@@ -241,6 +257,15 @@ class ProgramControl:
             return
         self.reported.fresh = False
         self._progress_events += 1
+
+
+def _in_memory(data: bytes) -> int:
+    """A descriptor to read this from: a file without a name, so that it may be of any size and nobody waits."""
+    descriptor = os.memfd_create("stdin")
+    with open(descriptor, "wb", closefd=False) as file:
+        file.write(data)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
+from vp_queue.worker.account import Account
 from vp_queue.worker.workspace import Workspace
 
 _SECRET_NAME: Final = re.compile(r"KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
@@ -27,9 +28,16 @@ def program_environment(
     workspace: Workspace,
     report_fd: int,
     extra: Mapping[str, str],
+    account: Account | None = None,
 ) -> dict[str, str]:
-    """The complete environment of a mission's program."""
+    """The complete environment of a mission's program.
+
+    Args:
+        account: as whom it runs, if not as the worker; its home is not the worker's.
+    """
     environment = {name: worker_environment[name] for name in allowed if name in worker_environment}
+    if account is not None:
+        environment |= account.environment
     environment |= extra
     return environment | {
         "VP_MISSION_ID": mission_id,

@@ -1,8 +1,9 @@
 """The gated child: forked by the launcher, made into the program only once it is released.
 
-It waits at a pipe with everything prepared (own session, dies with the launcher, default signals,
-working directory, the allowed descriptors and no others). A byte opens the gate; end-of-file, which is
-what the launcher's death gives, makes it exit without exec (ledger.md, rule 9).
+It waits at a pipe with everything prepared: own session, dies with the launcher, default signals,
+working directory, the allowed descriptors and no others, another user's rights if the profile says
+so. A byte opens the gate; end-of-file, which is what the launcher's death gives, makes it exit
+without exec (ledger.md, rule 9).
 """
 
 from __future__ import annotations
@@ -13,12 +14,17 @@ import errno
 import fcntl
 import os
 import signal
+import stat
+
+from vp_queue.worker import cgroups
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 36, 38
+CAPABILITY_VERSION_3 = 0x20080522
+PROGRAM_UMASK = 0o022
 ERROR_BYTES = 4096
 FIRST_PASSED_FD = 3
 LOWEST_OWN_FD = 64  # above any descriptor the program is given
@@ -64,11 +70,11 @@ def fork_into(cgroup: str) -> int | None:
     return pid if pid >= 0 else None
 
 
-def fork_gated(spec: dict[str, Any], cgroup: str | None) -> tuple[int, bool, int, int, int]:
+def fork_gated(spec: dict[str, Any], groups: cgroups.Cgroups) -> tuple[int, bool, int, int, int]:
     """Fork the child that waits at the gate.
 
     Returns:
-        its pid, whether it was born in the cgroup, the gate's write end, the read ends of output and errors.
+        its pid, whether it was born in its cgroup v2, the gate's write end, the read ends of output and errors.
         The launcher keeps no copy of the program's own descriptors, so whoever reads them sees end-of-file in time.
     """
     gate_reader, gate = os.pipe()
@@ -77,10 +83,12 @@ def fork_gated(spec: dict[str, Any], cgroup: str | None) -> tuple[int, bool, int
     # Blocked across the fork: the launcher's handlers must not run in the child.
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     launcher = os.getpid()
-    born = fork_into(cgroup) if cgroup else None
+    born = fork_into(groups.tree) if groups.tree else None
     pid = os.fork() if born is None else born
     if pid == 0:
         try:
+            if groups.pids:
+                cgroups.enter(groups.pids)  # the launcher looks whether it did
             _become_program(spec, launcher, gate_reader, output_writer, errors_writer)
         finally:
             os._exit(127)
@@ -100,18 +108,59 @@ def _become_program(spec: dict[str, Any], launcher: int, gate: int, output: int,
         if os.getppid() != launcher:
             return  # it died before prctl: nobody would ever end us
         _reset_signals()
-        os.fchdir(spec["cwd_fd"])
         stdin = spec["stdin_fd"]
         os.dup2(os.open(os.devnull, os.O_RDONLY) if stdin is None else stdin, 0)
         os.dup2(output if spec["stdout_fd"] is None else spec["stdout_fd"], 1)
         os.dup2(output, 2)
-        gate, errors = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, LOWEST_OWN_FD) for fd in (gate, errors))
-        _close_all_but({0, 1, 2, gate, errors, *_renumbered(spec["pass_fds"])})
+        own = (gate, errors, spec["cwd_fd"])
+        gate, errors, folder = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, LOWEST_OWN_FD) for fd in own)
+        passed = _renumbered(spec["pass_fds"])
+        _close_all_but({0, 1, 2, gate, errors, folder, *passed})
+        if spec["account"] is not None:
+            _become_user(spec["account"], launcher, [1, 2, *passed])
+        _enter(folder, spec["account"])
         os.write(errors, READY)
         if os.read(gate, 1):
             os.execvpe(spec["argv"][0], spec["argv"], spec["env"])  # closes gate and errors
     except (OSError, ValueError) as error:
         os.write(errors, _why(error, spec["argv"][0]).encode(errors="backslashreplace")[:ERROR_BYTES])
+
+
+def _become_user(account: dict[str, Any], launcher: int, descriptors: list[int]) -> None:
+    """Take on another user's rights, and no way back: groups, ids, capabilities, set-user-id programs.
+
+    Args:
+        descriptors: the program's own; its pipes become the user's, or ``/dev/stderr`` could not be opened.
+
+    Raises:
+        OSError: something of the old rights is left.
+    """
+    uid, gid = account["uid"], account["gid"]
+    for fd in descriptors:
+        if stat.S_ISFIFO(os.fstat(fd).st_mode):
+            os.fchown(fd, uid, gid)
+    os.setgroups(account["groups"])
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+    # A worker that was not root but had capabilities would pass them on.
+    header, none = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0), (ctypes.c_uint32 * 6)()
+    if _libc.capset(header, none) != 0:
+        raise OSError(ctypes.get_errno(), "capset failed")
+    if (os.getresuid(), os.getresgid()) != ((uid,) * 3, (gid,) * 3) or set(os.getgroups()) != set(account["groups"]):
+        raise PermissionError(errno.EPERM, f"the rights of user {account['name']} could not be taken on")
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
+    os.umask(PROGRAM_UMASK)
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # the kernel forgot it when the ids changed
+    if os.getppid() != launcher:
+        os._exit(127)
+
+
+def _enter(folder: int, account: dict[str, Any] | None) -> None:
+    try:
+        os.fchdir(folder)
+    except PermissionError as error:
+        who = f"user {account['name']}" if account else "the worker's user"
+        raise PermissionError(error.errno, f"{who} may not enter the folder it is to start in") from None
 
 
 def _renumbered(fds: list[int]) -> list[int]:

@@ -30,7 +30,7 @@ import select
 import signal
 import time
 
-from vp_queue.worker import procfs
+from vp_queue.worker import cgroups, procfs
 from vp_queue.worker.gate import ERROR_BYTES, PR_SET_CHILD_SUBREAPER, READY, fork_gated, prctl
 from vp_queue.worker.log import BoundedLog
 from vp_queue.worker.redaction import Redactor
@@ -91,18 +91,19 @@ class _Launcher:
         self.status: int | None = None
         self.max_rss_kib, self.cpu_seconds = 0, 0.0
         self.has_children = True
-        self.term_sent = self.over_limit = self.never_released = False
+        self.term_sent = self.over_limit = self.never_released = self.refused = False
         self.kill_at: float | None = None  # set = the tree is being ended
         self.give_up_at = self.next_round = 0.0
         prctl(PR_SET_CHILD_SUBREAPER, 1)
         self.wakeup = _signal_pipe()
-        self.cgroup: str | None = procfs.create_cgroup(spec["marker"]) if spec["use_cgroup"] else None
+        none = cgroups.Cgroups(None, None)
+        self.cgroups = cgroups.create(spec["marker"], spec["max_processes"]) if spec["use_cgroup"] else none
         self.output: int | None
         self.errors: int | None
         try:
-            self.pid, joined, self.gate, self.output, self.errors = fork_gated(spec, self.cgroup)
+            self.pid, joined, self.gate, self.output, self.errors = fork_gated(spec, self.cgroups)
         except OSError:
-            self._leave_cgroup()
+            self.cgroups.remove()
             raise
         self._introduce(joined)
 
@@ -113,9 +114,9 @@ class _Launcher:
         self._drain()
         self.log.write(self.redactor.rest())
         self.log.close()
-        dead = self._tree_is_empty()
+        dead, self.refused = self._tree_is_empty(), self.cgroups.refused()
         if dead:
-            self._leave_cgroup()
+            self.cgroups.remove()
         self._report(dead)
 
     # -- beginning ---------------------------------------------------------------------------------
@@ -126,8 +127,7 @@ class _Launcher:
             first = os.read(self.errors, 1)
             self.trouble = b"" if first == READY else first
             os.set_blocking(self.errors, False)
-        if self.cgroup and not joined and not procfs.join_cgroup(self.cgroup, self.pid):
-            self._leave_cgroup()
+        self.cgroups.keep_only_those_of(self.pid, joined)
         me = os.getpid()
         self._say(
             {
@@ -136,15 +136,11 @@ class _Launcher:
                     "launcher_start": procfs.start_ticks(me),
                     "pid": self.pid,
                     "start": procfs.start_ticks(self.pid) or 0,
-                    "cgroup": self.cgroup,
+                    "cgroup": self.cgroups.tree,
+                    "pids_cgroup": self.cgroups.pids,
                 }
             }
         )
-
-    def _leave_cgroup(self) -> None:
-        if self.cgroup:
-            procfs.remove_cgroup(self.cgroup)
-            self.cgroup = None
 
     # -- the loop ----------------------------------------------------------------------------------
 
@@ -284,8 +280,7 @@ class _Launcher:
         if now >= self.give_up_at:
             return True
         if now >= self.next_round:
-            if self.cgroup:
-                procfs.kill_cgroup(self.cgroup)
+            self.cgroups.kill()
             procfs.kill(self._members)
             self.next_round = time.monotonic() + KILL_ROUND_SECONDS
         return False
@@ -293,9 +288,7 @@ class _Launcher:
     def _members(self) -> list[procfs.Process]:
         processes = procfs.snapshot()
         found = {process.pid: process for process in procfs.descendants([os.getpid()], processes)}
-        if self.cgroup:
-            in_cgroup = procfs.cgroup_members(self.cgroup)
-            found.update((pid, processes[pid]) for pid in in_cgroup if pid in processes)
+        found.update((pid, processes[pid]) for pid in self.cgroups.members() if pid in processes)
         return list(found.values())
 
     def _reap(self) -> None:
@@ -316,7 +309,7 @@ class _Launcher:
                 self._say({"ended": self.kill_at is None})
 
     def _tree_is_empty(self) -> bool:
-        return not self.has_children and (self.cgroup is None or procfs.cgroup_is_empty(self.cgroup))
+        return not self.has_children and self.cgroups.are_empty()
 
     def _drain(self) -> None:
         """What is still in the pipes; somebody outside the tree may hold the other end, so bounded."""
@@ -349,6 +342,7 @@ class _Launcher:
                     "log_bytes": self.log.total,
                     "error": error,
                     "output_limit": self.over_limit,
+                    "process_limit": self.refused,
                 }
             }
         )

@@ -17,7 +17,7 @@ import select
 import socket
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from vp_queue import clock
 from vp_queue.contracts import limits
 from vp_queue.errors import InternalError
 from vp_queue.worker import standby
+from vp_queue.worker.account import Account
 from vp_queue.worker.standby import Launcher
 from vp_queue.worker.tree import TreeIdentity, end_tree
 
@@ -54,10 +55,12 @@ class Program:
             :func:`launch`, or readers of the other end never see end-of-file.
         stdin_fd: the program's standard input; None = /dev/null. The caller closes its copy.
         stdout_fd: the program's standard output; None = the log, with stderr. The caller closes its copy.
-        use_cgroup: try to run the tree in a cgroup v2 of its own.
+        use_cgroup: try to run the tree in cgroups of its own.
+        max_processes: processes and threads of the tree at most, where a cgroup can hold them; 0 = no limit.
         output_limit_bytes: the tree is ended once it has printed more.
         log_head_bytes, log_tail_bytes: how much of beginning and end of the log is kept.
         redact: values that never reach the log, longest first.
+        account: the user whose rights it gets, for good, before it starts; None = those of the worker.
     """
 
     argv: tuple[str, ...]
@@ -69,10 +72,12 @@ class Program:
     stdin_fd: int | None = None
     stdout_fd: int | None = None
     use_cgroup: bool = True
+    max_processes: int = 0
     output_limit_bytes: int = limits.OUTPUT_BYTES
     log_head_bytes: int = limits.LOG_HEAD_BYTES
     log_tail_bytes: int = limits.LOG_TAIL_KEPT_BYTES
     redact: tuple[str, ...] = ()
+    account: Account | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,7 @@ class Exit:
         error: why the program never started, or what became of its launcher; else None.
         output_limit: it was ended because it printed too much.
         launcher_lost: its launcher died or went deaf; it was ended for that.
+        process_limit: it was refused a process, because it had as many as it may.
     """
 
     code: int | None
@@ -101,6 +107,7 @@ class Exit:
     error: str | None
     output_limit: bool = False
     launcher_lost: bool = False
+    process_limit: bool = False
 
 
 class _NoAnswer(Exception):
@@ -324,5 +331,7 @@ def _specification(program: Program) -> tuple[dict[str, Any], list[int]]:
         "output_limit_bytes": program.output_limit_bytes,
         "marker": program.marker,
         "use_cgroup": program.use_cgroup,
+        "max_processes": program.max_processes,
         "redact": list(program.redact),
+        "account": asdict(program.account) if program.account else None,
     }, fds

@@ -1,4 +1,4 @@
-"""Processes and control groups as the kernel shows them: find, signal, kill, prove empty.
+"""Processes as the kernel shows them: find, signal, kill.
 
 The primitives under ``launcher`` (which ends its own tree) and ``tree`` (which ends a tree whose
 launcher may be dead). Only cheap standard modules are imported, because the launcher's start-up time
@@ -8,18 +8,16 @@ are not.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
-CGROUP_PREFIX = "vp-queue-"
 # Rounds of "stop whatever is new" before killing: a fork bomb loses most of its growth in each.
 FREEZE_ROUNDS = 20
-ENVIRON_BYTES = 4 * 1024 * 1024
+FILE_BYTES = 4 * 1024 * 1024  # read of any file of the kernel
 
 
 class Process:
@@ -47,7 +45,7 @@ def read_process(pid: int) -> Process | None:
     A zombie whose other threads live on (the main thread ended alone) still runs code and counts.
     """
     try:
-        stat = _read(f"/proc/{pid}/stat", 4096)
+        stat = read(f"/proc/{pid}/stat", 4096)
     except OSError:
         return None
     # The command name may hold spaces and parentheses; fields count from the last ")".
@@ -91,7 +89,7 @@ def descendants(roots: Iterable[int], processes: dict[int, Process]) -> list[Pro
 def carries(pid: int, wanted: Iterable[bytes]) -> bool:
     """Whether the process was started with all these ``NAME=value`` in its environment."""
     try:
-        environ = set(_read(f"/proc/{pid}/environ", ENVIRON_BYTES).split(b"\0"))
+        environ = set(read(f"/proc/{pid}/environ", FILE_BYTES).split(b"\0"))
     except OSError:
         return False
     return environ.issuperset(wanted)
@@ -143,102 +141,8 @@ def kill(find: Callable[[], list[Process]]) -> int:
     return len(stopped)
 
 
-def create_cgroup(name: str) -> str | None:
-    """Make the cgroup v2 directory ``vp-queue-<name>`` below this process's own.
-
-    Returns:
-        its absolute path, or None where there is no cgroup v2 or it is not ours to write.
-    """
-    parent = own_cgroup()
-    if parent is None:
-        return None
-    path = f"{parent}/{CGROUP_PREFIX}{name}"
-    with contextlib.suppress(OSError):
-        remove_cgroup(path)  # an empty one left behind by a crash
-    try:
-        os.mkdir(path, 0o755)
-    except OSError:
-        return None
-    return path
-
-
-def join_cgroup(path: str, pid: int) -> bool:
-    """Move a process into the cgroup; False if the kernel refuses."""
-    try:
-        _write(f"{path}/cgroup.procs", str(pid))
-    except OSError:
-        return False
-    return True
-
-
-def cgroup_is_empty(path: str) -> bool:
-    """Whether no live process is in the cgroup or below it; a cgroup that is gone is empty."""
-    try:
-        return b"populated 0" in _read(f"{path}/cgroup.events", 4096).split(b"\n")
-    except FileNotFoundError:
-        return True
-    except OSError as error:
-        return error.errno == 19  # ENODEV: removed between open and read
-
-
-def cgroup_members(path: str) -> list[int]:
-    """The pids in the cgroup and below it."""
-    pids: list[int] = []
-    for folder in _cgroup_folders(path):
-        with contextlib.suppress(OSError):
-            pids += [int(pid) for pid in _read(f"{folder}/cgroup.procs", ENVIRON_BYTES).split()]
-    return pids
-
-
-def kill_cgroup(path: str) -> bool:
-    """SIGKILL the cgroup's whole tree at once; False where the kernel (before 5.14) cannot."""
-    try:
-        _write(f"{path}/cgroup.kill", "1")
-    except OSError:
-        return False
-    return True
-
-
-def remove_cgroup(path: str) -> bool:
-    """Remove the (empty) cgroup and those the program made below it. True if it is gone."""
-    for folder in reversed(list(_cgroup_folders(path))):
-        with contextlib.suppress(OSError):
-            os.rmdir(folder)
-    return not os.path.isdir(path)
-
-
-def own_cgroup() -> str | None:
-    try:
-        lines = _read("/proc/self/cgroup", ENVIRON_BYTES).decode().splitlines()
-        own = next((line[3:] for line in lines if line.startswith("0::")), None)
-        mounts = _read("/proc/self/mountinfo", ENVIRON_BYTES).decode().splitlines()
-    except (OSError, UnicodeDecodeError):
-        return None
-    if own is None:
-        return None
-    for line in mounts:
-        before, _, after = line.partition(" - ")
-        if after.split(" ", 1)[0] == "cgroup2":
-            root, mount = (_unescape(field) for field in before.split(" ")[3:5])
-            # A bind-mounted subtree shows our path relative to its own root.
-            below = own[len(root) :] if root != "/" and own.startswith(root) else own
-            return f"{mount}/{below.strip('/')}".rstrip("/")
-    return None
-
-
-def _unescape(field: str) -> str:
-    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-        field = field.replace(code, character)
-    return field
-
-
-def _cgroup_folders(path: str) -> Iterator[str]:
-    if os.path.isdir(path) and not os.path.islink(path):
-        for folder, _, _ in os.walk(path):
-            yield folder
-
-
-def _read(path: str, limit: int) -> bytes:
+def read(path: str, limit: int) -> bytes:
+    """The first ``limit`` bytes of a file of the kernel."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         chunks: list[bytes] = []
@@ -250,7 +154,8 @@ def _read(path: str, limit: int) -> bytes:
         os.close(fd)
 
 
-def _write(path: str, text: str) -> None:
+def write(path: str, text: str) -> None:
+    """Write to a file of the kernel, in one call."""
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(fd, text.encode())

@@ -39,8 +39,9 @@ class Reported:
 
     def progress(self, fraction: object, message: object) -> None:
         """Take over what is usable of a progress report; ``fraction`` is 0 to 1."""
-        if isinstance(fraction, int | float) and not isinstance(fraction, bool) and math.isfinite(fraction):
-            self.fraction, self.fresh = min(1.0, max(0.0, float(fraction))), True
+        if isinstance(fraction, int | float) and not isinstance(fraction, bool) and abs(fraction) < math.inf:
+            # Bounded before it is made a float: JSON's integers may be larger than any.
+            self.fraction, self.fresh = float(min(1, max(0, fraction))), True
         if isinstance(message, str):
             self.message, self.fresh = self._text(message, limits.PROGRESS_MESSAGE_CHARS), True
 

@@ -22,12 +22,13 @@ from vp_queue.contracts import FailureCode, Status, limits
 from vp_queue.errors import LedgerBusy, LedgerUnavailable, TargetPathDenied, VpError
 from vp_queue.executors import registry
 from vp_queue.executors.base import Brief, ExecutorFailure, Stopped
-from vp_queue.ledger import database, leases, transitions
+from vp_queue.ledger import database, fleet, queries, transitions
 from vp_queue.ledger.database import Transaction
 from vp_queue.ledger.models import Mission
 from vp_queue.ledger.records import Ending, Failure, WorkerIdentity
 from vp_queue.queue import huey
 from vp_queue.worker import artifacts, log
+from vp_queue.worker.account import Account, obstacle
 from vp_queue.worker.artifacts import Collection
 from vp_queue.worker.attempt import RunningAttempt, StopReason
 from vp_queue.worker.briefing import as_json, briefing
@@ -35,11 +36,16 @@ from vp_queue.worker.control import ProgramControl
 from vp_queue.worker.redaction import redacted
 from vp_queue.worker.reports import clean
 from vp_queue.worker.target import open_target
-from vp_queue.worker.workspace import Workspace, attempt_path, prepare, write_receipt
+from vp_queue.worker.workspace import Workspace, prepare, take_back, write_receipt
 
 logger = logging.getLogger("vp_queue.worker")
 
 FINISH_AGAIN_SECONDS: Final = 1.0
+# Stops that are nobody's failure: the mission is queued again, uncharged, with these words in its event.
+GIVEN_BACK: Final = {
+    StopReason.INTERRUPTED: "the worker was stopped",
+    StopReason.UNREACHABLE: "the ledger could not be reached",
+}
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,7 @@ class AttemptRunner:
         self._mission = mission
         self._running = running
         self._claim = running.claim
+        self._account: Account | None = None
         self._control: ProgramControl | None = None
         self._workspace: Workspace | None = None
 
@@ -77,7 +84,7 @@ class AttemptRunner:
         except (LedgerBusy, LedgerUnavailable) as trouble:
             # Before the gate opened: nothing ran. Give the attempt back rather than fail the mission.
             logger.error("%s.%s is released: %s", self._claim.mission_id, self._claim.attempt, trouble)
-            self._running.stop(StopReason.INTERRUPTED)
+            self._running.stop(StopReason.UNREACHABLE)
             verdict = Verdict()
         except VpError as error:
             verdict = self._failed(FailureCode.EXECUTOR_ERROR, error.message)
@@ -94,6 +101,7 @@ class AttemptRunner:
             self._write_failure(f"The attempt ended, but finishing it failed: {type(error).__name__}: {error}")
 
     def _execute(self) -> Verdict:
+        self._account = self._whom_to_run_as()
         workspace = self._prepare()
         cwd_fd = self._open_working_directory(workspace)
         try:
@@ -106,6 +114,7 @@ class AttemptRunner:
                 deadline,
                 self._mission.budget,
                 self._mission.usage or {},
+                self._account,
             )
             # Whatever the VP's executor, a mission's own command is run by the command executor.
             name = "command" if self._mission.mission_type == "command" else self._profile.executor
@@ -116,13 +125,16 @@ class AttemptRunner:
             result = self._control.reported.result
         return Verdict(result=clean(self._safe(result), limits.RESULT_CHARS) if result is not None else None)
 
+    def _whom_to_run_as(self) -> Account | None:
+        if self._profile.run_as is None:
+            return None
+        problem = obstacle(self._profile, self._settings)
+        if problem is not None:
+            raise ExecutorFailure(FailureCode.EXECUTOR_UNAVAILABLE, f"The program cannot be run: {problem}.")
+        return Account.named(self._profile.run_as)
+
     def _prepare(self) -> Workspace:
         claim = self._claim
-        path = attempt_path(self._settings.workspaces_root, claim.vp_id, claim.mission_id, claim.attempt)
-        with database.write_transaction() as tx:
-            if not leases.place(tx, claim, str(path)):
-                self._running.stop(StopReason.LEASE_LOST)
-                raise Stopped
         self._workspace = prepare(
             self._settings.workspaces_root,
             claim.vp_id,
@@ -131,6 +143,7 @@ class AttemptRunner:
             briefing=briefing(self._mission),
             mission=as_json(self._mission),
             files=self._mission.constraints.get("files", {}),
+            account=self._account,
         )
         return self._workspace
 
@@ -172,8 +185,15 @@ class AttemptRunner:
         return redacted(text, self._control.reported.secrets) if self._control else text
 
     def _failed(self, code: FailureCode, message: str, exit_code: int | None = None) -> Verdict:
+        if self._process_limit_reached():
+            message += (
+                f" It was refused processes: it had max_processes of its profile ({self._profile.max_processes})."
+            )
         message = clean(self._safe(message), limits.FAILURE_MESSAGE_CHARS)
         return Verdict(failure=Failure(code, message, exit_code, self._log_tail()))
+
+    def _process_limit_reached(self) -> bool:
+        return self._control is not None and self._control.exit is not None and self._control.exit.process_limit
 
     def _log_tail(self) -> str | None:
         if self._control is None or self._control.exit is None or self._workspace is None:
@@ -187,7 +207,8 @@ class AttemptRunner:
         reason = self._stop_reason()
         verdict = self._stopped_for(reason, verdict)
         collection = Collection((), (), 0)
-        if self._workspace is not None and reason != StopReason.INTERRUPTED:
+        self._close_workspace()
+        if self._workspace is not None and reason not in GIVEN_BACK:
             collection, verdict = self._collect(self._workspace, verdict, reason)
         ending = self._ending(verdict, collection)
         problem = self._write_receipt(_outcome(verdict, reason), verdict, ending)
@@ -197,6 +218,14 @@ class AttemptRunner:
         landed = self._write_end(lambda tx: self._transition(tx, verdict, ending, reason))
         if landed is not None and landed.status == Status.CANCELLED and reason != StopReason.CANCELLED:
             self._write_receipt("cancelled", verdict, ending)  # the request came after the receipt was written
+
+    def _close_workspace(self) -> None:
+        """From now on it is out of reach of other programs of the user it was shared with."""
+        if self._workspace is not None and self._account is not None:
+            try:
+                take_back(self._workspace.path)
+            except OSError as error:
+                logger.warning("%s stays open to %s: %s", self._workspace.path, self._account.name, error)
 
     def _stop_reason(self) -> StopReason | None:
         return self._control.stop_reason() if self._control else self._running.stop_reason
@@ -211,7 +240,8 @@ class AttemptRunner:
 
     def _collect(self, workspace: Workspace, verdict: Verdict, reason: StopReason | None) -> tuple[Collection, Verdict]:
         try:
-            collection = artifacts.collect(workspace.work_products)
+            owner_uid = self._account.uid if self._account else None
+            collection = artifacts.collect(workspace.work_products, owner_uid=owner_uid)
         except OSError as error:
             message = f"The artifacts could not be read or synced: {error.strerror}"
             return Collection((), (), 0), self._failed(FailureCode.EXECUTOR_ERROR, message)
@@ -254,6 +284,7 @@ class AttemptRunner:
             "vp_id": self._claim.vp_id,
             "outcome": outcome,
             "failure": asdict(verdict.failure) if verdict.failure else None,
+            "process_limit_reached": self._process_limit_reached(),
             "written_at": clock.as_text(clock.now()),
             **asdict(ending),
         }
@@ -270,9 +301,14 @@ class AttemptRunner:
         backoff_seconds = self._profile.retry_backoff_seconds
         if reason == StopReason.CANCELLED:
             return transitions.cancelled(tx, self._claim, ending)
-        if reason == StopReason.INTERRUPTED:
+        if reason in GIVEN_BACK:
             released = transitions.release(
-                tx, self._claim, ending, max_releases=self._profile.max_releases, backoff_seconds=backoff_seconds
+                tx,
+                self._claim,
+                ending,
+                max_releases=self._profile.max_releases,
+                backoff_seconds=backoff_seconds,
+                reason=GIVEN_BACK[reason],
             )
             if released is not None and released.status == Status.QUEUED and released.due_at <= tx.now:
                 huey.enqueue(tx, released)
@@ -312,15 +348,27 @@ def _outcome(verdict: Verdict, reason: StopReason | None) -> str:
         return "failed"
     if reason == StopReason.CANCELLED:
         return "cancelled"
-    return "released" if reason == StopReason.INTERRUPTED else "completed"
+    return "released" if reason in GIVEN_BACK else "completed"
 
 
 def claim(
-    mission_id: str, attempt: int, worker: WorkerIdentity, lease_seconds: float
+    mission_id: str, attempt: int, worker: WorkerIdentity, lease_seconds: float, workspace: Path | None = None
 ) -> tuple[Mission, RunningAttempt] | None:
-    """Claim the attempt a wake-up named, or None if that wake-up is stale, a duplicate or cancelled."""
+    """Claim the attempt a wake-up named, or None if that wake-up is stale, a duplicate or cancelled.
+
+    None as well if its VP was paused after the wake-up was taken: then it is put back.
+
+    Args:
+        workspace: where the attempt will work, for the ledger to know before anything is there.
+    """
     with database.write_transaction() as tx:
-        claimed = transitions.claim(tx, mission_id, attempt, worker, lease_seconds)
+        claimed = transitions.claim(
+            tx, mission_id, attempt, worker, lease_seconds, str(workspace) if workspace else None
+        )
+        if claimed is None and transitions.expected_attempt(mission_id) == attempt:
+            mission = queries.mission_row(mission_id)
+            if fleet.on_hold(mission.vp_id):
+                huey.enqueue(tx, mission)
     if claimed is None:
         logger.info("wake-up %s.%s is stale; nothing to do", mission_id, attempt)
         return None

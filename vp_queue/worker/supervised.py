@@ -13,6 +13,9 @@ from pathlib import Path
 
 from vp_queue.worker.gate import PR_SET_PDEATHSIG, prctl
 
+# The exit status of a process that cannot go on with this ledger (EX_IOERR of sysexits.h): start it again.
+UNUSABLE_LEDGER = 74
+
 
 def end_with_supervisord() -> None:
     """Ask the kernel for a SIGTERM at the parent's death, if the parent is supervisord (Linux only)."""

@@ -2,7 +2,7 @@
 
 While the launcher lives it ends its own tree (it is the subreaper, so nothing can hide from it). This
 file is for everybody else: the worker whose launcher was killed, and the keeper after a worker's
-death. Four nets, since each alone has a hole: the cgroup (complete, but not available everywhere), the
+death. Four nets, since each alone has a hole: the cgroups (complete, but not available everywhere), the
 ppid chain below the launcher and the program (breaks when a link dies), the program's session and
 process group (left by ``setsid``), and the attempt's own environment variables (complete unless a
 daemon left the tree *and* cleared its environment).
@@ -19,6 +19,7 @@ from typing import Any
 
 from vp_queue import clock
 from vp_queue.worker import procfs
+from vp_queue.worker.cgroups import Cgroups
 
 # How long killing may take beyond the grace; after it the answer is "not proved".
 KILL_SECONDS = 5.0
@@ -36,6 +37,7 @@ class TreeIdentity:
         launcher_pid, launcher_start: the launcher, with its start time in clock ticks.
         pid, start, pgid: the program's first process, and its process group (= session).
         cgroup: absolute cgroup v2 directory, or None.
+        pids_cgroup: absolute directory of the cgroup v1 that limits the number of processes, or None.
         marker: ``"<mission_id>.<attempt>"``; the tree's environment carries it as VP_MISSION_ID and
             VP_ATTEMPT.
     """
@@ -48,11 +50,20 @@ class TreeIdentity:
     pgid: int
     cgroup: str | None
     marker: str
+    pids_cgroup: str | None = None
 
     @classmethod
     def of(cls, recorded: Mapping[str, Any]) -> TreeIdentity:
-        """The identity as a ledger recorded it; what a newer vp-queue added is left aside."""
-        return cls(**{field.name: recorded[field.name] for field in fields(cls)})
+        """The identity as a ledger recorded it.
+
+        What a newer vp-queue added is left aside; what an older one did not know yet has its default.
+        """
+        return cls(**{field.name: recorded[field.name] for field in fields(cls) if field.name in recorded})
+
+    @property
+    def cgroups(self) -> Cgroups:
+        """The tree's cgroups."""
+        return Cgroups(self.cgroup, self.pids_cgroup)
 
 
 def tree_is_dead(identity: TreeIdentity) -> bool:
@@ -61,14 +72,14 @@ def tree_is_dead(identity: TreeIdentity) -> bool:
     Returns:
         False also if the tree belongs to another host or PID namespace: nothing is provable there.
     """
-    if identity.host != clock.host_identity() or not _cgroup_is_empty(identity):
+    if identity.host != clock.host_identity() or not identity.cgroups.are_empty():
         return False
     # One look at /proc is not atomic: what forks and exits all the time may slip through one.
     return not any(_launcher(identity) or _members(identity) for _ in range(2))
 
 
 def end_tree(identity: TreeIdentity, grace_seconds: float) -> bool:
-    """TERM the tree, wait, KILL it until it is proved empty; remove its cgroup.
+    """TERM the tree, wait, KILL it until it is proved empty; remove its cgroups.
 
     Never signals a process whose start time differs from the recorded one.
 
@@ -88,8 +99,7 @@ def end_tree(identity: TreeIdentity, grace_seconds: float) -> bool:
     deadline = time.monotonic() + KILL_SECONDS
     launcher_deadline = time.monotonic() + (LAUNCHER_EXIT_SECONDS if grace_seconds > 0 else 0)
     while not tree_is_dead(identity):
-        if identity.cgroup:
-            procfs.kill_cgroup(identity.cgroup)
+        identity.cgroups.kill()
         found = procfs.kill(lambda: _members(identity))
         # The launcher goes last: as long as it lives, orphans stay findable below it.
         if not found and time.monotonic() >= launcher_deadline:
@@ -97,8 +107,7 @@ def end_tree(identity: TreeIdentity, grace_seconds: float) -> bool:
         if time.monotonic() >= deadline:
             return False
         time.sleep(POLL_SECONDS)
-    if identity.cgroup:
-        procfs.remove_cgroup(identity.cgroup)
+    identity.cgroups.remove()
     return True
 
 
@@ -106,10 +115,6 @@ def _wait_until_dead(identity: TreeIdentity, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and not tree_is_dead(identity):
         time.sleep(POLL_SECONDS)
-
-
-def _cgroup_is_empty(identity: TreeIdentity) -> bool:
-    return identity.cgroup is None or procfs.cgroup_is_empty(identity.cgroup)
 
 
 def _launcher(identity: TreeIdentity) -> bool:
@@ -126,8 +131,7 @@ def _members(identity: TreeIdentity) -> list[procfs.Process]:
         if pid in processes and processes[pid].start == start
     ]
     found = {pid: processes[pid] for pid in roots if pid != identity.launcher_pid}
-    in_cgroup = procfs.cgroup_members(identity.cgroup) if identity.cgroup else []
-    found.update((pid, processes[pid]) for pid in in_cgroup if pid in processes)
+    found.update((pid, processes[pid]) for pid in identity.cgroups.members() if pid in processes)
     found.update((process.pid, process) for process in _in_session(identity, processes))
     found.update((process.pid, process) for process in _strays(identity, processes))
     below = procfs.descendants([*roots, *found], processes)

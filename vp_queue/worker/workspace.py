@@ -3,6 +3,10 @@
 Each attempt gets a new one, so that nothing an earlier program left (or still writes) can be taken
 for this attempt's work. Everything is created relative to open folders, links refused: the folders
 below the root are in reach of the programs that run there.
+
+Where the program runs as another user (``run_as``), the folders above the attempt's let it pass, the attempt's
+own is shared with that one user until the program has ended, and what it is to work on belongs to it. What is
+the worker's (MISSION.md, mission.json, run.log, the receipt) it can neither change nor replace.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from vp_queue.clock import new_token
 from vp_queue.contracts.paths import check_relative_path, check_workspace_files
 from vp_queue.errors import InternalError
 from vp_queue.worker import confined
+from vp_queue.worker.account import Account
 from vp_queue.worker.confined import closing
 
 BRIEFING: Final = "MISSION.md"
@@ -28,6 +33,9 @@ MISSION: Final = "mission.json"
 LOG: Final = "run.log"
 RECEIPT: Final = "mission_receipt.json"
 WORK_PRODUCTS: Final = "work_products"
+
+PASSABLE_MODE: Final = 0o711  # of the folders above an attempt's that another user's program passes through
+READABLE_MODE: Final = 0o644  # of what it may read; nobody else gets as far
 
 # Compared without case: on some file systems "mission.MD" is MISSION.md.
 _VP_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -70,17 +78,26 @@ def vp_folder(vp_id: str) -> str:
     return vp_id.replace(".", "_") + "_external"
 
 
+def relative_mission_path(vp_id: str, mission_id: str) -> str:
+    """The folder of a mission, with those of its attempts in it, relative to the workspaces root.
+
+    Raises:
+        ValueError: an id that could name another place.
+    """
+    if not _MISSION_ID.fullmatch(mission_id):
+        raise ValueError(f"not a mission id: {mission_id!r}")
+    return f"{vp_folder(vp_id)}/{mission_id}"
+
+
 def relative_attempt_path(vp_id: str, mission_id: str, attempt: int) -> str:
     """The attempt's folder relative to the workspaces root.
 
     Raises:
         ValueError: an id that could name another place, or an attempt below 1.
     """
-    if not _MISSION_ID.fullmatch(mission_id):
-        raise ValueError(f"not a mission id: {mission_id!r}")
     if attempt < 1:
         raise ValueError(f"attempts are numbered from 1, not {attempt}")
-    return f"{vp_folder(vp_id)}/{mission_id}/attempt-{attempt}"
+    return f"{relative_mission_path(vp_id, mission_id)}/attempt-{attempt}"
 
 
 def attempt_path(root: Path, vp_id: str, mission_id: str, attempt: int) -> Path:
@@ -107,6 +124,7 @@ def prepare(
     briefing: str,
     mission: Mapping[str, object],
     files: Mapping[str, str],
+    account: Account | None = None,
 ) -> Workspace:
     """Create the folder of a new attempt, with its briefing and files.
 
@@ -118,6 +136,7 @@ def prepare(
         briefing: the text of MISSION.md.
         mission: what mission.json holds; JSON-able.
         files: ``constraints.files``: relative path → content.
+        account: the user the program runs as, if not as the worker.
 
     Raises:
         WorkspaceError: the attempt's folder exists, a link stands in the way, a path of ``files`` is
@@ -128,17 +147,35 @@ def prepare(
     _check_files(files)
     try:
         root.mkdir(mode=confined.FOLDER_MODE, parents=True, exist_ok=True)
-        with closing(_new_attempt_folder(root, vp_id, mission_id, attempt)) as folder:
-            os.close(confined.make_folder(folder, WORK_PRODUCTS, new=True))
-            confined.create_file(folder, BRIEFING, briefing.encode())
-            confined.create_file(folder, MISSION, _as_json(mission))
+        owner = (account.uid, account.gid) if account else None
+        with closing(_new_attempt_folder(root, vp_id, mission_id, attempt, passable=account is not None)) as folder:
+            with closing(confined.make_folder(folder, WORK_PRODUCTS, new=True)) as products:
+                _give(products, owner)
+            mode = READABLE_MODE if account else confined.FILE_MODE
+            confined.create_file(folder, BRIEFING, briefing.encode(), mode=mode)
+            confined.create_file(folder, MISSION, _as_json(mission), mode=mode)
             for name, text in files.items():
-                _place(folder, name, text.encode())
+                _place(folder, name, text.encode(), owner)
+            if account is not None:  # at last: nobody could put a link where we are about to write
+                confined.share(folder, account.uid)
     except UnicodeEncodeError as error:
         raise WorkspaceError(f"{path}: a text for the workspace is not valid Unicode") from error
     except OSError as error:
         raise WorkspaceError(f"{path} cannot be prepared: {_explain(error)}", path=str(path)) from error
     return Workspace(path, path / WORK_PRODUCTS, path / BRIEFING, path / LOG, path / RECEIPT)
+
+
+def take_back(path: Path) -> None:
+    """Close an attempt's folder to the user it was shared with, once the program has ended.
+
+    Args:
+        path: the attempt's folder.
+
+    Raises:
+        OSError: it is gone, was exchanged for a link, or the disk refuses.
+    """
+    with closing(confined.open_link_free(path, _BELOW_ROOT)) as folder:
+        confined.take_back(folder)
 
 
 def write_receipt(workspace: Workspace, receipt: Mapping[str, object]) -> None:
@@ -185,24 +222,32 @@ def _check_files(names: Iterable[str]) -> None:
         raise WorkspaceError(f"constraints.files: {error}", field="constraints.files") from error
 
 
-def _new_attempt_folder(root: Path, vp_id: str, mission_id: str, attempt: int) -> int:
+def _new_attempt_folder(root: Path, vp_id: str, mission_id: str, attempt: int, *, passable: bool) -> int:
     *shared, own = relative_attempt_path(vp_id, mission_id, attempt).split("/")
     folder = confined.open_trusted(root)
     for name in shared:
         with closing(folder):
             folder = confined.make_folder(folder, name, new=False)
+        if passable:
+            os.fchmod(folder, PASSABLE_MODE)
     with closing(folder):
         return confined.make_folder(folder, own, new=True)
 
 
-def _place(folder: int, path: str, content: bytes) -> None:
+def _give(descriptor: int, owner: tuple[int, int] | None) -> None:
+    if owner is not None:
+        os.fchown(descriptor, *owner)
+
+
+def _place(folder: int, path: str, content: bytes, owner: tuple[int, int] | None) -> None:
     *parents, name = path.split("/")
     current = os.dup(folder)
     for parent in parents:
         with closing(current):
             current = confined.make_folder(current, parent, new=False)
+        _give(current, owner)
     with closing(current):
-        confined.create_file(current, name, content)
+        confined.create_file(current, name, content, owner=owner)
 
 
 def _as_json(value: Mapping[str, object]) -> bytes:
@@ -225,6 +270,8 @@ def _rename_over(folder: int, source: str, destination: str) -> None:
 
 
 def _explain(error: OSError) -> str:
+    if error.errno == errno.ENOTSUP:
+        return "its file system has no access control lists, which run_as needs; choose another workspaces_root"
     if error.errno in (errno.ELOOP, errno.ENOTDIR):
         return "a link or file stands where a folder belongs; look who put it there"
     if error.errno == errno.EEXIST:

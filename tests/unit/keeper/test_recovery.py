@@ -9,7 +9,8 @@ import pytest
 
 from tests.harness import GENERAL, Home, events, ok, shell, status
 from vp_queue import clock, missions, tools
-from vp_queue.keeper.recovery import Keeper, Loss
+from vp_queue.keeper.recovery import Keeper
+from vp_queue.keeper.rescue import Loss, Rescuer
 from vp_queue.ledger import database, leases, queries, transitions
 from vp_queue.ledger.models import Worker
 from vp_queue.ledger.records import Claim, WorkerIdentity
@@ -87,7 +88,7 @@ def test_a_worker_that_thawed_since_the_sweep_looked_keeps_its_mission(keeper: K
     assert suspect.expired
     with database.write_transaction() as tx:
         assert leases.renew(tx, landed[1], 30, None)
-    assert keeper.rescue(suspect, Loss.LEASE_RAN_OUT) is None
+    assert Rescuer(missions.ready(), None).rescue(suspect, Loss.LEASE_RAN_OUT) is None
     assert status(mission_id) == "running"
 
 

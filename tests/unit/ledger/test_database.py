@@ -21,7 +21,7 @@ from tests.harness import Home, command, ok, refused
 from vp_queue import tools
 from vp_queue.contracts import EventType, limits
 from vp_queue.errors import LedgerBusy, LedgerUnavailable
-from vp_queue.ledger import database, fleet, locks
+from vp_queue.ledger import database, fleet, locks, schema
 from vp_queue.ledger.database import read_transaction, write_transaction
 from vp_queue.ledger.events import record_vp_event
 from vp_queue.ledger.models import Agent, Event
@@ -53,6 +53,11 @@ def lock_held_by_another_process(path: Path) -> Iterator[None]:
         yield
     finally:
         holder.communicate("")
+
+
+def synchronous() -> int:
+    """Whether this thread's commits wait for the disk: 2 = they do, 1 = only checkpoints."""
+    return int(database.current().db.connection().pragma("synchronous"))
 
 
 def note(text: str) -> None:
@@ -435,8 +440,29 @@ def test_a_ledger_that_was_replaced_is_opened_anew(ledger: database.Ledger) -> N
     for suffix in ("-wal", "-shm"):
         Path(f"{ledger.path}{suffix}").unlink(missing_ok=True)
     assert not database.is_current(ledger.path)
-    assert database.open_ledger(ledger.path) is not ledger
+    assert database.open_ledger(ledger.path, anew=True) is not ledger
     assert notes() == []
+
+
+def test_a_ledger_that_was_removed_is_not_replaced_by_an_empty_one(ledger: database.Ledger) -> None:
+    note("something")
+    for path in ledger.path.parent.glob("vp_state.db*"):
+        if path != schema.lock_path(ledger.path):
+            path.unlink()
+    with pytest.raises(LedgerUnavailable, match=r"vp restore FILE.*vp init --new-ledger"):
+        database.open_ledger(ledger.path)
+    assert not ledger.path.exists()
+    # Whoever has it open writes into a file that has no name any more, and is told so.
+    with pytest.raises(LedgerUnavailable, match="removed"):
+        note("into the void")
+
+
+def test_a_ledger_that_was_emptied_is_not_taken_for_a_new_one(ledger: database.Ledger) -> None:
+    database.close_thread_connection()
+    os.truncate(ledger.path, 0)
+    Path(f"{ledger.path}-wal").unlink(missing_ok=True)
+    with pytest.raises(LedgerUnavailable, match="gone"):
+        schema.ensure(database.Ledger(ledger.path).db, ledger.path)
 
 
 def test_a_process_without_a_ledger_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -494,8 +520,25 @@ def test_a_naive_time_is_refused_before_it_is_stored(ledger: database.Ledger) ->
 def test_pausing_twice_writes_once(ledger: database.Ledger) -> None:
     for expected in (True, False):
         with write_transaction() as tx:
-            assert fleet.set_paused(tx, VP, True, "lunch") is expected
+            assert fleet.pause(tx, VP, "lunch") is expected
     assert [event.type for event in Event.select()] == [EventType.VP_PAUSED]
+
+
+def test_a_resume_ends_pause_and_drain_and_one_that_keeps_the_pause_the_drain_alone(ledger: database.Ledger) -> None:
+    with write_transaction() as tx:
+        fleet.pause(tx, VP, "lunch")
+        assert fleet.set_draining(tx, VP, "deploy")
+        assert not fleet.set_draining(tx, VP, "again")
+    with write_transaction() as tx:
+        assert fleet.resume(tx, VP, keep_pause=True)
+        assert not fleet.resume(tx, VP, keep_pause=True)
+    assert fleet.on_hold(VP)
+    assert Agent.get_by_id(VP).pause_reason == "lunch"
+    with write_transaction() as tx:
+        assert fleet.resume(tx, VP)
+    assert not fleet.on_hold(VP)
+    kinds = [(event.type, event.data.get("still_paused")) for event in Event.select().order_by(Event.seq)]
+    assert kinds == [("vp.paused", None), ("vp.draining", None), ("vp.resumed", True), ("vp.resumed", False)]
 
 
 def test_the_holder_of_the_write_lock_can_be_named(ledger: database.Ledger) -> None:
@@ -503,3 +546,31 @@ def test_the_holder_of_the_write_lock_can_be_named(ledger: database.Ledger) -> N
     with database.write_transaction():
         assert locks.write_lock_holder(ledger.path) == os.getpid()
     assert locks.write_lock_holder(ledger.path) is None
+
+
+# --- commits that need not be synced ------------------------------------------------------------
+
+
+def test_a_commit_waits_for_the_disk_unless_told_otherwise(ledger: database.Ledger) -> None:
+    with write_transaction():
+        assert synchronous() == 2
+    with write_transaction(synced=False):
+        assert synchronous() == 1
+    assert synchronous() == 2
+
+
+def test_after_an_unsynced_transaction_that_failed_commits_are_synced_again(ledger: database.Ledger) -> None:
+    with pytest.raises(KeyError), write_transaction(synced=False):
+        raise KeyError
+    assert synchronous() == 2
+    with lock_held_by_another_process(ledger.path), pytest.raises(LedgerBusy), write_transaction(synced=False):
+        pass
+    assert synchronous() == 2
+
+
+def test_what_was_written_unsynced_is_there_for_everybody(ledger: database.Ledger) -> None:
+    with write_transaction(synced=False) as tx:
+        record_vp_event(tx, VP, EventType.VP_PAUSED, {"text": "here"})
+    other = cysqlite.connect(str(ledger.path))
+    assert other.execute("SELECT count(*) FROM vp_event").fetchone()[0] == 1
+    other.close()

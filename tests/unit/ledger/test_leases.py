@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.clocks import Clocks
 from vp_queue import clock
 from vp_queue.contracts import EventType
 from vp_queue.ledger import database, fleet, leases, queries, transitions
@@ -22,25 +23,6 @@ VP = "vp.general.primary"
 LEASE_SECONDS = 30.0
 GRACE_SECONDS = 300.0
 DAY = timedelta(days=1)
-
-
-class Clocks(clock.SystemClock):
-    """A wall clock and a boot-time clock that a test moves, each for itself."""
-
-    def __init__(self) -> None:
-        self.wall = datetime(2030, 1, 1, 12, tzinfo=UTC)
-        self.boot_us = 1_000_000_000
-
-    def now(self) -> datetime:
-        return self.wall
-
-    def boottime_us(self) -> int:
-        return self.boot_us
-
-    def pass_time(self, seconds: float) -> None:
-        """Both go on, as they do."""
-        self.wall += timedelta(seconds=seconds)
-        self.boot_us += int(seconds * 1_000_000)
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +40,7 @@ def claimed(host_identity: str | None = None) -> Claim:
     worker = WorkerIdentity("w-1", "host", host_identity or clock.host_identity())
     with database.write_transaction() as tx:
         transitions.accept(tx, new)
-        landed = transitions.claim(tx, mission_id, 1, worker, LEASE_SECONDS)
+        landed = transitions.claim(tx, mission_id, 1, worker, LEASE_SECONDS, "/w/attempt-1")
     assert landed is not None
     return landed[1]
 
@@ -295,13 +277,11 @@ def test_the_new_claim_ends_the_attempt() -> None:
     assert mission.status == "queued"
 
 
-# --- place and progress -------------------------------------------------------------------------
+# --- workspace and progress ---------------------------------------------------------------------
 
 
-def test_the_workspace_is_recorded_on_the_attempt() -> None:
+def test_the_workspace_is_recorded_with_the_claim() -> None:
     claim = claimed()
-    with database.write_transaction() as tx:
-        assert leases.place(tx, claim, "/w/attempt-1")
     assert queries.attempt_views(claim.mission_id)[0].workspace == "/w/attempt-1"
 
 

@@ -222,7 +222,7 @@ def test_signal_enqueued_is_no_proof_of_a_dispatch(
     def broken(*_: Any) -> None:
         raise RuntimeError("the transaction fails after it")
 
-    monkeypatch.setattr(transitions, "enqueued", broken)
+    monkeypatch.setattr(transitions, "accept", broken)
     tools.vp_dispatch_mission(vp_id=GENERAL, objective="x")
     assert S.SIGNAL_ENQUEUED in sent
     assert EventType.DISPATCHED not in sent

@@ -93,14 +93,14 @@ def test_a_dispatch_writes_mission_event_and_queue_row_together(general: SqliteH
 def test_a_rolled_back_dispatch_leaves_nothing(general: SqliteHuey, monkeypatch: pytest.MonkeyPatch) -> None:
     command("true")
     before = counts()
-    enqueue = queue.enqueue
+    write = queue.WakeUp.write
 
-    def enqueue_and_fail(*arguments: Any) -> None:
-        enqueue(*arguments)
+    def write_and_fail(*arguments: Any) -> None:
+        write(*arguments)
         assert len(database.current().db.execute_sql("SELECT id FROM task").fetchall()) == 2  # it was written
         raise RuntimeError("after the row")
 
-    monkeypatch.setattr(queue, "enqueue", enqueue_and_fail)
+    monkeypatch.setattr(queue.WakeUp, "write", write_and_fail)
     constraints = {"command": ["true"]}
     answer = tools.vp_dispatch_mission(
         vp_id=GENERAL, objective="x", mission_type="command", constraints=constraints, idempotency_key="k"

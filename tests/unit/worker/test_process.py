@@ -18,7 +18,7 @@ import pytest
 
 from vp_queue import clock
 from vp_queue.errors import InternalError
-from vp_queue.worker import gate, process, procfs, standby
+from vp_queue.worker import cgroups, gate, process, procfs, standby
 from vp_queue.worker.log import read_log
 from vp_queue.worker.process import Exit, LaunchedProgram, Program
 from vp_queue.worker.tree import TreeIdentity, tree_is_dead
@@ -122,10 +122,10 @@ def bench(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Bench]:
     if request.param == "standby":
         request.getfixturevalue("standing_by")
     if request.param == "cgroup":
-        probe = procfs.create_cgroup(f"{MARKER}.probe")
-        if probe is None:
+        probe = cgroups.create(f"{MARKER}.probe", 0)
+        if probe.tree is None:
             pytest.skip("no writable cgroup v2 here; run: systemd-run --user -p Delegate=yes --scope make test")
-        procfs.remove_cgroup(probe)
+        probe.remove()
     made = Bench(tmp_path, request.param == "cgroup")
     yield made
     made.close()
@@ -541,15 +541,15 @@ def test_what_is_no_cgroup_gives_no_child(tmp_path: Path) -> None:
 def test_where_no_child_can_be_born_in_the_cgroup_it_is_moved_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    probe = procfs.create_cgroup(f"{MARKER}.probe")
-    if probe is None:
+    probe = cgroups.create(f"{MARKER}.probe", 0)
+    if probe.tree is None:
         pytest.skip("no writable cgroup v2 here; run: systemd-run --user -p Delegate=yes --scope make test")
-    procfs.remove_cgroup(probe)
+    probe.remove()
     refused = "from vp_queue.worker import gate; gate.fork_into = lambda _: None; main(int"
     monkeypatch.setattr(standby, "_BOOT", standby._BOOT.replace("main(int", refused))
     bench = Bench(tmp_path, True)
     launched = bench.launch("true")
     assert launched.identity.cgroup is not None
-    assert procfs.cgroup_members(launched.identity.cgroup) == [launched.identity.pid]
+    assert launched.identity.cgroups.members() == [launched.identity.pid]
     assert bench.run(launched).code == 0
     bench.close()

@@ -14,7 +14,9 @@ from tests.harness import GENERAL, Home, events, ok, shell, until
 from vp_queue import missions, tools
 from vp_queue.contracts import limits
 from vp_queue.executors.base import Stopped
-from vp_queue.worker import artifacts, control
+from vp_queue.ledger import database
+from vp_queue.queue.huey import huey_for
+from vp_queue.worker import artifacts, control, process
 from vp_queue.worker.attempt import StopReason
 from vp_queue.worker.consumer import MissionWorker
 
@@ -41,9 +43,9 @@ def test_a_stop_that_comes_while_artifacts_are_collected_does_not_excuse_missing
 ) -> None:
     collect = artifacts.collect
 
-    def interrupted(*arguments: Any) -> artifacts.Collection:
+    def interrupted(*arguments: Any, **named: Any) -> artifacts.Collection:
         worker._running[0].stop(StopReason.INTERRUPTED)
-        return collect(*arguments)
+        return collect(*arguments, **named)
 
     monkeypatch.setattr(artifacts, "collect", interrupted)
     done = run(worker, shell("true", constraints={"require_artifacts": ["report.md"]}))
@@ -53,7 +55,7 @@ def test_a_stop_that_comes_while_artifacts_are_collected_does_not_excuse_missing
 def test_whatever_breaks_at_the_end_the_mission_ends_and_is_not_run_again(
     worker: MissionWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: Any) -> None:
+    def broken(*_: Any, **named: Any) -> None:
         raise ValueError("something nobody thought of")
 
     monkeypatch.setattr(artifacts, "collect", broken)
@@ -147,3 +149,32 @@ def test_a_secret_is_redacted_before_a_text_is_cut(worker: MissionWorker, monkey
     start = "x" * (limits.PROGRESS_MESSAGE_CHARS - 5)
     done = run(worker, shell(f'echo "{{\\"message\\": \\"{start}$HOME\\"}}" >&3'))
     assert "s3c" not in done["progress"]["message"]
+
+
+def test_between_wake_up_and_program_only_the_claim_waits_for_the_disk(
+    worker: MissionWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each wait is several ms on a busy disk. What a power cut may undo is told in ADR 0020."""
+    committed: list[bool] = []
+    begin = database.write_transaction
+
+    def noted(*, synced: bool = True) -> Any:
+        committed.append(synced)
+        return begin(synced=synced)
+
+    released = process.LaunchedProgram.release
+
+    def release(launched: process.LaunchedProgram) -> None:
+        started.extend(committed)
+        released(launched)
+
+    started: list[bool] = []
+    mission = shell("true")
+    worker.start()
+    monkeypatch.setattr(worker._leases, "_beat", lambda: None)
+    monkeypatch.setattr(database, "write_transaction", noted)
+    monkeypatch.setattr(process.LaunchedProgram, "release", release)
+    assert huey_for(GENERAL).storage.dequeue() is not None
+    assert run(worker, mission)["status"] == "completed"
+    assert started == [False, True, False], "taking the wake-up, the claim, who the program is"
+    assert committed[3:] == [True], "the end"

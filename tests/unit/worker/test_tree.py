@@ -14,7 +14,7 @@ from dataclasses import replace
 import pytest
 
 from vp_queue import clock
-from vp_queue.worker import procfs
+from vp_queue.worker import cgroups, procfs
 from vp_queue.worker.tree import TreeIdentity, end_tree, tree_is_dead
 
 # Of this test run alone: another run beside it must not count as our strays.
@@ -160,7 +160,7 @@ def test_another_host_proves_nothing_and_touches_nothing(orphans: list[Orphan]) 
 
 def test_a_process_whose_main_thread_ended_is_not_dead(orphans: list[Orphan]) -> None:
     orphan = start(orphans, HEADLESS)
-    assert b") Z " in procfs._read(f"/proc/{orphan.process.pid}/stat", 4096)
+    assert b") Z " in procfs.read(f"/proc/{orphan.process.pid}/stat", 4096)
     identity = orphan.identity()
     assert not tree_is_dead(identity)
     assert end_tree(identity, 0.0)
@@ -169,11 +169,11 @@ def test_a_process_whose_main_thread_ended_is_not_dead(orphans: list[Orphan]) ->
 
 def test_everything_in_the_cgroup_belongs_to_the_tree(orphans: list[Orphan]) -> None:
     """Left the session, the parents and the environment: only the cgroup still holds it."""
-    cgroup = procfs.create_cgroup(MARKER)
+    cgroup = cgroups.create(MARKER, 0).tree
     if cgroup is None:
         pytest.skip("no writable cgroup v2 here; run: systemd-run --user -p Delegate=yes --scope make test")
     orphan = start(orphans, DEAF, {})
-    assert procfs.join_cgroup(cgroup, orphan.process.pid)
+    assert cgroups.join(cgroup, orphan.process.pid)
     os.mkdir(f"{cgroup}/made-by-the-program")
     identity = replace(orphan.identity(), pid=GONE, pgid=GONE, cgroup=cgroup)
     assert not tree_is_dead(identity)

@@ -11,7 +11,7 @@ from vp_queue.executors.base import Availability, Brief, Control, ExecutorFailur
 
 
 class Haiku:
-    """``executor = "haiku"`` with ``options.poet``: a program that gets the objective as its only argument."""
+    """``executor = "haiku"`` with ``options.poet``: a program that gets the path of MISSION.md as its only argument."""
 
     def availability(self, options: Mapping[str, Any]) -> Availability:
         """Whether the poet is there."""
@@ -26,8 +26,8 @@ class Haiku:
         """Have the poet write, and count the lines."""
         control.report(fraction=0.1, message="waiting for the poet")
         target = brief.work_products / "haiku.txt"
-        # The objective is text from outside: an argument of its own, never part of the script.
-        script = ["sh", "-c", '"$1" "$2" > "$3"', "sh", brief.options["poet"], brief.objective, str(target)]
+        # Paths only, each an argument of its own: what is on a command line, every user of the machine can read.
+        script = ["sh", "-c", '"$1" "$2" > "$3"', "sh", brief.options["poet"], str(brief.mission_file), str(target)]
         control.run_program(script).check("The poet")
         lines = target.read_text(encoding="utf-8").splitlines()
         if len(lines) != 3:

@@ -20,6 +20,7 @@ from tests.harness import GENERAL
 from vp_queue import clock, missions, tools
 from vp_queue.config import Settings
 from vp_queue.keeper import recovery
+from vp_queue.keeper.rescue import rescue_the_dead
 from vp_queue.ledger import database, leases, transitions
 from vp_queue.ledger.records import Claim
 from vp_queue.queue import signals
@@ -45,9 +46,10 @@ class Consumer:
 
     def __init__(self, world: World, settings: Settings, host: Host) -> None:
         self.worker = MissionWorker(settings, settings.profile(GENERAL))
+        self.rescue: Actor | None = None
         self.stopping = False
         self.process = world.spawn(host, "consumer")
-        self._world = world
+        self._world, self._settings = world, settings
         self._huey = VpHuey(GENERAL, storage_class=LedgerStorage, serializer=JsonSerializer(), utc=True)
         bind(self._huey, self.worker.run)
         signals.connect(self._huey)
@@ -55,7 +57,10 @@ class Consumer:
         world.actors.append(self.actor)
 
     def _consume(self) -> None:
-        self.worker.start()
+        worker_id = self.worker.start().worker_id
+        # What `tasks.app` has it do at its start, in a thread of its own.
+        self.rescue = Actor(self._world, self.process, lambda: rescue_the_dead(self._settings, worker_id))
+        self._world.actors.append(self.rescue)
         while not self.stopping:
             task = self._huey.dequeue()
             if task is not None:
@@ -68,6 +73,11 @@ class Consumer:
         with self._world.acting_as(self.process):
             self.worker._leases._beat()
             self.worker._leases._look_for_cancels()
+
+    def give_up(self) -> None:
+        """What its watchdog does."""
+        with self._world.acting_as(self.process):
+            self.worker._leases.give_up_overdue()
 
     def stop(self) -> None:
         """SIGTERM: what its main thread does, before it waits for its workers."""

@@ -20,6 +20,7 @@ from tests.faults.world import ELSEWHERE, HERE
 from tests.harness import GENERAL
 from vp_queue import clock, missions, tools
 from vp_queue.contracts import FailureCode
+from vp_queue.keeper.rescue import CONFIRM_SECONDS
 from vp_queue.ledger import database, leases, transitions
 from vp_queue.ledger.records import Claim, Ending, Failure
 
@@ -27,7 +28,6 @@ NO = Failure(FailureCode.EXIT_NONZERO, "no", 3)
 # What a worker can write, each with a claim that may be stale.
 WRITES: dict[str, Callable[[Any, Claim], Any]] = {
     "renew": lambda tx, claim: leases.renew(tx, claim, LEASE_SECONDS, None),
-    "place": lambda tx, claim: leases.place(tx, claim, "/somewhere"),
     "spawned": lambda tx, claim: leases.spawned(tx, claim, {"pid": 1}),
     "progress": lambda tx, claim: leases.progress(tx, claim, 0.5, "late"),
     "ask": lambda tx, claim: transitions.ask(tx, claim, "which?"),
@@ -61,8 +61,20 @@ class LedgerMachine(Stage):
         expires_in=st.sampled_from([None, None, 20]),
         due_in=st.sampled_from([None, None, 20]),
         turns=st.sampled_from([1, 2, 2, 20]),
+        twins=st.booleans(),
     )
-    def dispatch(self, key: Any, objective: str, max_attempts: int, expires_in: Any, due_in: Any, turns: int) -> None:
+    def dispatch(
+        self,
+        key: Any,
+        objective: str,
+        max_attempts: int,
+        expires_in: Any,
+        due_in: Any,
+        turns: int,
+        twins: bool = False,
+    ) -> None:
+        """A dispatcher comes so far; of twins, which ask for the same, both do."""
+
         def later(seconds: int | None) -> str | None:
             return None if seconds is None else clock.as_text(clock.now() + timedelta(seconds=seconds))
 
@@ -78,8 +90,9 @@ class LedgerMachine(Stage):
             "expires_at": later(expires_in),
             "not_before": later(due_in),
         }
-        self.dispatchers.append(Dispatcher(self.world, self.world.hosts[HERE], **request))
-        self.move(self.dispatchers[-1], turns)
+        for _ in range(1 + twins):
+            self.dispatchers.append(Dispatcher(self.world, self.world.hosts[HERE], **request))
+            self.move(self.dispatchers[-1], turns)
 
     @precondition(lambda self: self.movable(self.dispatchers))
     @rule(which=ANY)
@@ -124,6 +137,13 @@ class LedgerMachine(Stage):
         there = self.movable(self.consumers)
         self.until_its_program_runs(there[which % len(there)])
 
+    @precondition(lambda self: self.rescuing())
+    @rule(which=ANY, turns=TURNS)
+    def a_starting_workers_rescue_goes_on(self, which: int, turns: int) -> None:
+        rescue = self.rescuing()[which % len(self.rescuing())].rescue
+        for _ in range(turns):
+            rescue.step()
+
     @precondition(lambda self: self.movable(self.keepers))
     @rule(which=ANY, turns=TURNS)
     def a_keeper_goes_on(self, which: int, turns: int) -> None:
@@ -157,6 +177,8 @@ class LedgerMachine(Stage):
             self.move(consumer, 12)
         keeper = (self.movable(self.keepers) or [self.start_keeper()])[0]
         self.sweep(keeper)
+        for consumer in self.movable(self.consumers):
+            self.rescue_to_the_end(consumer)
         self.let_pass(5)
         self.sweep(keeper)
         self.sweep(keeper)
@@ -242,23 +264,32 @@ class LedgerMachine(Stage):
         self.a_worker_freezes(which)
         self.let_pass(LEASE_SECONDS + 1)
         keeper = self.movable(self.keepers)[0]
+        self.sweep(keeper)
+        self.let_pass(CONFIRM_SECONDS + 1)
         while keeper.actor.at != "its next sweep":
             keeper.actor.step()
         self.move(keeper, turns)
         if then == "taken up":
             self.all_is_well_for_a_while(None)
         elif then == "thaws":
-            self.a_frozen_worker_thaws(which, True, 0, 12)
+            self.a_frozen_worker_thaws(which, "beats", 0, 12)
 
     @precondition(lambda self: any(c.process.frozen for c in self.live(self.consumers)))
-    @rule(which=ANY, beats=st.booleans(), turns=st.integers(0, 20), keepers_turns=st.integers(0, 8))
-    def a_frozen_worker_thaws(self, which: int, beats: bool, turns: int, keepers_turns: int) -> None:
+    @rule(
+        which=ANY,
+        first=st.sampled_from(["beats", "gives up", ""]),
+        turns=st.integers(0, 20),
+        keepers_turns=st.integers(0, 8),
+    )
+    def a_frozen_worker_thaws(self, which: int, first: str, turns: int, keepers_turns: int) -> None:
         """And a keeper that had taken it for lost goes on."""
         there = [c for c in self.live(self.consumers) if c.process.frozen]
         consumer = there[which % len(there)]
         consumer.process.frozen = False
-        if beats:
+        if first == "beats":
             consumer.beat()
+        elif first == "gives up":
+            consumer.give_up()
         for keeper in self.movable(self.keepers):
             self.move(keeper, keepers_turns)
         self.move(consumer, turns)

@@ -142,6 +142,15 @@ class Stage(RuleBasedStateMachine):
                 break
             consumer.actor.step()
 
+    def rescuing(self) -> list[Consumer]:
+        """The consumers that still look for what their predecessors left."""
+        return [one for one in self.movable(self.consumers) if one.rescue is not None and not one.rescue.done]
+
+    def rescue_to_the_end(self, consumer: Consumer) -> None:
+        """A starting consumer's rescue, to its end."""
+        while consumer.rescue is not None and not consumer.rescue.done:
+            consumer.rescue.step()
+
     def sweep(self, keeper: Keeper) -> None:
         """A keeper's turns to the end of its next sweep."""
         target = keeper.sweeps + 1
@@ -157,6 +166,7 @@ class Stage(RuleBasedStateMachine):
             for consumer in self.movable(self.consumers):
                 if consumer.worker._leases._worker_id is not None:
                     consumer.beat()
+                    consumer.give_up()
 
     # --- what must hold -----------------------------------------------------------------------------
 

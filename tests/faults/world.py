@@ -24,7 +24,8 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from vp_queue import clock
-from vp_queue.ledger import database, watch
+from vp_queue.keeper import deaths
+from vp_queue.ledger import database, guard, watch
 from vp_queue.worker import attempt, consumer, lease, process, standby, tree
 
 START = datetime(2030, 1, 1, 12, tzinfo=UTC)
@@ -285,6 +286,8 @@ class World:
                 (consumer, "atexit", SimpleNamespace(register=lambda function: function)),
                 (consumer, "STOP_WAIT_SECONDS", 0.0),
                 (lease.LeaseKeeper, "start", _note_worker),
+                (guard.LedgerGuard, "start", lambda _: None),
+                (deaths.DeathWatch, "watch", lambda _, processes: None),
                 (attempt.RunningAttempt, "wait_a_moment", lambda _, seconds: self.pause("waiting a moment")),
             ):
                 undo.callback(setattr, owner, name, getattr(owner, name))
@@ -293,10 +296,10 @@ class World:
 
     def _paused_before(self, transaction: Callable[[], Any]) -> Callable[[], Any]:
         @contextlib.contextmanager
-        def paused() -> Iterator[Any]:
+        def paused(**options: Any) -> Iterator[Any]:
             if not database.current().db.in_transaction():
                 self.pause(f"a {transaction.__name__.replace('_', ' ')}")
-            with transaction() as opened:
+            with transaction(**options) as opened:
                 yield opened
 
         return paused

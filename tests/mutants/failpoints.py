@@ -27,7 +27,6 @@ COMMITS: Final = {
     "register": ("vp_queue.ledger.fleet", "register"),
     "dequeue": ("vp_queue.queue.storage", "_foreign"),
     "claim": ("vp_queue.ledger.transitions", "claim"),
-    "place": ("vp_queue.ledger.leases", "place"),
     "spawned": ("vp_queue.ledger.leases", "spawned"),
     "progress": ("vp_queue.ledger.leases", "progress"),
     "heartbeat": ("vp_queue.ledger.leases", "renew"),
@@ -62,9 +61,9 @@ def failpoint() -> None:
         return landed
 
     @contextlib.contextmanager
-    def write_transaction() -> Iterator[Any]:
+    def write_transaction(**options: Any) -> Iterator[Any]:
         reached.here = False
-        with begin() as tx:
+        with begin(**options) as tx:
             yield tx
             if reached.here and side == "before":
                 os.kill(os.getpid(), signal.SIGKILL)

@@ -32,7 +32,6 @@ def no_fence() -> None:
 
     transitions._fenced = any_claim
     leases._held = any_running
-    leases._PLACE = Change(lambda: Attempt.update(workspace=slot(Attempt.workspace)).where(running()))
     leases._SPAWNED = Change(lambda: Attempt.update(executor=slot(Attempt.executor)).where(running()))
 
 

@@ -18,7 +18,7 @@ from tests import oracle
 from tests.harness import CODER, GENERAL, Home, ended, exited, shell, status, until
 from vp_queue import missions
 from vp_queue.ledger import database
-from vp_queue.queue.messages import TASK_NAME
+from vp_queue.queue.messages import TASK_NAME, is_revocation
 
 
 class Bomb:
@@ -121,3 +121,8 @@ def test_control_without_the_check_hueys_own_code_meets_the_row(home: Home, tabl
     home.start("huey_consumer", "vp_queue.tasks.app.huey", mutants="rows-are-trusted", VP_ID=GENERAL)
     until(lambda: "Traceback" in home.logs(), "Huey stumbles over it")
     assert rejections() == []
+
+
+def test_control_a_number_taken_for_a_revocation_would_be_that_many_bytes() -> None:
+    with pytest.raises(MemoryError):
+        is_revocation(2**46)  # type: ignore[arg-type]  what a row of that type gives

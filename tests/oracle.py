@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ STATUS_AFTER = {
     "mission.cancelled": "cancelled",
     "mission.expired": "expired",
 }
+# Told as often as it happens within one attempt; everything else happens to an attempt once.
+REPEATED = ("mission.progress", "mission.needs_input", "mission.answered")
 
 
 def check(database: Path, workspaces: Path, acknowledged: list[str] | None = None, *, live: bool = True) -> None:
@@ -40,19 +43,29 @@ def check(database: Path, workspaces: Path, acknowledged: list[str] | None = Non
     """
     connection = cysqlite.connect(str(database))
     try:
-        assert connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
-        assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
-        missions = dict(connection.execute("SELECT id, status FROM vp_mission").fetchall())
-        for mission_id in acknowledged or ():
-            assert mission_id in missions, f"acknowledged mission {mission_id} is lost"
-        _check_events(connection, missions)
-        _check_attempts(connection, missions)
+        missions = check_rows(connection, acknowledged)
         _check_artifacts(connection, workspaces)
         if live:
             _check_processes(missions)
             _check_queue(connection)
     finally:
         connection.close()
+
+
+def check_rows(connection: Any, acknowledged: Iterable[str] | None = None) -> dict[str, str]:
+    """The part of :func:`check` that needs nothing but the tables, at any moment whatever runs.
+
+    Returns:
+        each mission's status.
+    """
+    assert connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+    assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
+    missions = dict(connection.execute("SELECT id, status FROM vp_mission").fetchall())
+    for mission_id in acknowledged or ():
+        assert mission_id in missions, f"acknowledged mission {mission_id} is lost"
+    _check_events(connection, missions)
+    _check_attempts(connection, missions)
+    return missions
 
 
 def _check_events(connection: Any, missions: dict[str, str]) -> None:
@@ -69,6 +82,12 @@ def _check_events(connection: Any, missions: dict[str, str]) -> None:
         folded[mission_id] = STATUS_AFTER.get(kind, folded[mission_id])
         terminal_events[mission_id] += folded[mission_id] in TERMINAL
     assert folded == missions, "a status differs from the fold of its events"
+    twice = connection.execute(
+        "SELECT mission_id, attempt, type FROM vp_event WHERE mission_id IS NOT NULL "
+        f"AND type NOT IN ({', '.join('?' * len(REPEATED))}) GROUP BY 1, 2, 3 HAVING COUNT(*) > 1",
+        REPEATED,
+    ).fetchall()
+    assert twice == [], f"a lifecycle event was recorded twice: {twice}"
 
 
 def _check_attempts(connection: Any, missions: dict[str, str]) -> None:

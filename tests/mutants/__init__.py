@@ -8,10 +8,12 @@ for a real consumer, keeper or CLI, starts the program through ``python -m tests
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import pkgutil
-from collections.abc import Callable
-from typing import Final
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, Final
 
 Mutant = Callable[[], None]
 MUTANTS: Final[dict[str, Mutant]] = {}
@@ -36,3 +38,22 @@ def apply(names: str) -> None:
             importlib.import_module(f"{__name__}.{module.name}")
     for name in names.split(","):
         MUTANTS[name]()
+
+
+@contextlib.contextmanager
+def removed(names: str) -> Iterator[None]:
+    """Remove these guards within a ``with`` block: whatever mutants replace in a module of vp_queue is put back.
+
+    Args:
+        names: of mutants, separated by commas.
+    """
+    modules = [module for name, module in sys.modules.items() if name.split(".")[0] == "vp_queue" and module]
+    before: list[dict[str, Any]] = [dict(vars(module)) for module in modules]
+    try:
+        apply(names)
+        yield
+    finally:
+        for module, held in zip(modules, before, strict=True):
+            for name, value in held.items():
+                if vars(module).get(name) is not value:
+                    setattr(module, name, value)

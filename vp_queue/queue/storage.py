@@ -36,6 +36,8 @@ NEXT_ROW: Final = (
     "AND NOT EXISTS (SELECT 1 FROM vp_agent WHERE vp_id = ? AND (paused OR draining)) "
     "ORDER BY priority DESC, id LIMIT 1"
 )
+# A row's time is whatever was written there: one that is no number is never due.
+DUE_ROWS: Final = "SELECT id, data FROM schedule WHERE queue = ? AND timestamp <= ? ORDER BY timestamp, id LIMIT 100"
 OWNER: Final = "SELECT vp_id FROM vp_mission WHERE id = ?"
 # Queued, due, and without its row: a consumer took the row and died before it could claim, or the row
 # was lost otherwise, or the mission just became due.
@@ -123,12 +125,25 @@ class LedgerStorage(CySqliteStorage):
         return None
 
     def read_schedule(self, ts: datetime) -> list[bytes]:
-        """Huey asks every second; its own version takes the write lock each time, due or not."""
-        due = "SELECT 1 FROM schedule WHERE queue = ? AND timestamp <= ? LIMIT 1"
-        if not self.sql(due, (self.name, ts.timestamp()), results=True):
+        """Take what is due from Huey's schedule, which vp-queue never writes: wake-ups by hand, or hostile rows.
+
+        Huey's own version takes the write lock each time, due or not, and one row that cannot be read would lose
+        all that were taken with it.
+        """
+        parameters = (self.name, ts.timestamp())
+        if not self.sql(DUE_ROWS, parameters, results=True):
             return []
-        rows: list[bytes] = super().read_schedule(ts)
-        return rows
+        taken: list[bytes] = []
+        with database.write_transaction() as tx:
+            for row_id, data in self.conn.execute(DUE_ROWS, parameters).fetchall():
+                self.conn.execute("DELETE FROM schedule WHERE id = ?", (row_id,))
+                problem = _problem(data) or _foreign(data, self.name)
+                if problem is None:
+                    taken.append(bytes(data))
+                    continue
+                fleet.reject_message(tx, self.name, row_id, f"in the schedule: {problem}")
+                logger.error("schedule row %s of %s was removed unexecuted: %s", row_id, self.name, problem)
+        return taken
 
     def put_data(self, key: str, value: bytes, is_result: bool = False) -> None:
         """Keep revocations and locks; drop results, which the ledger holds."""
@@ -141,7 +156,11 @@ class LedgerStorage(CySqliteStorage):
 
     def peek_many(self, keys: list[str]) -> dict[str, bytes]:
         """Revocations; what is none is left out, for Huey would stumble over it at every dequeue."""
-        return {key: value for key, value in super().peek_many(keys).items() if is_revocation(value)}
+        return {
+            key: value
+            for key, value in super().peek_many(keys).items()
+            if isinstance(value, bytes) and is_revocation(value)
+        }
 
     def pop_data(self, key: str) -> Any:
         """Reading a result does not consume it."""

@@ -25,7 +25,7 @@ from tests.faults.campaign.plan import Plan
 from tests.faults.campaign.processes import Found
 from vp_queue.operations.programs import place
 
-STEP_SECONDS: Final = 0.05
+STEP_SECONDS: Final = 0.1
 SAMPLE_SECONDS: Final = 0.5
 START_SECONDS: Final = 60.0
 # A campaign settles as long as something happens in the ledger; silence for so long while missions are open is a stall.

@@ -15,6 +15,19 @@ from tests.faults.campaign.verdict import Evidence
 
 # What ends an attempt that lost its worker.
 RESCUES: Final = ("mission.retrying", "mission.failed", "mission.cancelled", "mission.released", "mission.completed")
+# How long after its own duration a fault keeps rescuers from work: they are started anew, or the ledger is locked.
+MENDING_SECONDS: Final = {
+    ("lock", "ledger"): 1.0,
+    ("kill", "keeper"): 5.0,
+    ("term", "keeper"): 5.0,
+    ("stop", "keeper"): 1.0,
+    ("stop", "client"): 1.0,  # it may have been stopped in the midst of a write, as any of them
+    ("stop", "consumer"): 1.0,
+    ("kill", "supervisord"): 15.0,
+    ("term", "supervisord"): 15.0,
+    ("stop", "supervisord"): 5.0,
+    ("down", "all"): 20.0,
+}
 
 
 def gather(
@@ -23,7 +36,9 @@ def gather(
     """Every figure, JSON-able; times in seconds."""
     journal = read(folder.journal)
     with opened(folder.home / "vp_state.db") as ledger:
-        rescues = list(_rescues(journal, ledger))
+        rescued = list(_rescues(journal, ledger))
+    rescues = [seconds for _, seconds in rescued]
+    undisturbed = [seconds for killed, seconds in rescued if not _disturbed(journal, killed, killed + seconds)]
     faults = [entry for entry in journal if "fault" in entry]
     dispatches = list(_dispatches(evidence, journal))
     return {
@@ -49,6 +64,10 @@ def gather(
         "rescue_p50": _percentile(rescues, 50),
         "rescue_p99": _percentile(rescues, 99),
         "rescue_max": max(rescues, default=None),
+        "undisturbed_rescues": len(undisturbed),
+        "undisturbed_rescue_p50": _percentile(undisturbed, 50),
+        "undisturbed_rescue_p99": _percentile(undisturbed, 99),
+        "undisturbed_rescue_max": max(undisturbed, default=None),
         "dispatches": len(dispatches),
         "dispatch_p50": _percentile(dispatches, 50),
         "dispatch_longest": max(dispatches, default=None),
@@ -65,8 +84,8 @@ def _percentile(samples: list[float], percent: float) -> float | None:
     return ordered[min(len(ordered) - 1, round(percent / 100 * (len(ordered) - 1)))] if ordered else None
 
 
-def _rescues(journal: list[dict[str, Any]], ledger: Ledger) -> Iterator[float]:
-    """From each SIGKILL of a consumer until each mission it ran was queued again or had ended, by its event's time."""
+def _rescues(journal: list[dict[str, Any]], ledger: Ledger) -> Iterator[tuple[float, float]]:
+    """Each SIGKILL of a consumer, and how long until a mission it ran was queued again or had ended, by its event."""
     for entry in journal:
         if entry.get("fault") != "kill" or entry.get("target") != "consumer" or entry["met"] is None:
             continue
@@ -83,7 +102,18 @@ def _rescues(journal: list[dict[str, Any]], ledger: Ledger) -> Iterator[float]:
                 *(mission_id, attempt, killed_us, *RESCUES),
             )
             if at is not None:
-                yield round((at - killed_us) / 1e6, 4)
+                yield entry["wall"], round((at - killed_us) / 1e6, 4)
+
+
+def _disturbed(journal: list[dict[str, Any]], begin: float, end: float) -> bool:
+    """Whether a rescuer was ailing, too, or the ledger locked: by a fault that lasted, or had to be mended, then."""
+    for entry in journal:
+        lasts = MENDING_SECONDS.get((entry.get("fault"), entry.get("target")))
+        if lasts is None or entry["met"] is None:
+            continue
+        if entry["wall"] <= end and entry["wall"] + lasts + entry.get("seconds", 0) >= begin:
+            return True
+    return False
 
 
 def _dispatches(evidence: Evidence, journal: list[dict[str, Any]]) -> Iterator[float]:

@@ -110,11 +110,12 @@ def _doubled(evidence: Evidence) -> Iterator[str]:
     ends = Counter(mission_id for _, mission_id, _, kind in evidence.events if kind in TERMINAL_EVENTS)
     yield from (f"{mission_id} has {count} terminal events" for mission_id, count in ends.items() if count > 1)
     unsure = {note["given_up"] for note in evidence.noted("given_up")}
+    answered = {evidence.acknowledged.get(mission_id) for mission_id in evidence.missions}
     dispatched = Counter(row["objective"] for row in evidence.missions.values() if row["retry_of"] is None)
     for name, count in dispatched.items():
         if count > 1:
             yield f"{name} was dispatched once and is there {count} times"
-        if name not in unsure and name not in {evidence.acknowledged.get(m) for m in evidence.missions}:
+        if name not in unsure and name not in answered:
             yield f"{name} is there though its dispatch was answered with a refusal only"
     retries = Counter(row["retry_of"] for row in evidence.missions.values() if row["retry_of"] is not None)
     yield from (

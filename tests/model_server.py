@@ -244,9 +244,9 @@ def talks_on(handler: _Handler) -> None:
 # --- a home whose generalist asks it ------------------------------------------------------------
 
 
-def configure(home: Home, server: ModelServer, options: str = "") -> None:
+def configure(home: Home, server: ModelServer, options: str = "", profile: str = "") -> None:
     (home.path / "vp_queue.toml").write_text(
-        f'[vp."{GENERAL}"]\nretry_backoff_seconds = 0\n[vp."{GENERAL}".options]\n{server.profile}{options}\n'
+        f'[vp."{GENERAL}"]\nretry_backoff_seconds = 0\n{profile}\n[vp."{GENERAL}".options]\n{server.profile}{options}\n'
     )
 
 

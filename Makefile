@@ -67,8 +67,9 @@ check: $(STAMP) ## lint, format, types, import rule
 	$(PY) -m mypy
 	$(PY) -m pytest -q tests/test_imports.py
 
-faults: model-for-tests ## run the fault tests in their long mode (many minutes), and a campaign
+faults: model-for-tests ## run the slow tests, the fault tests in their long mode (many minutes), and a campaign
 	$(PY) -m pytest tests/faults $(ARGS)
+	$(PY) -m pytest -m slow --ignore=tests/faults tests $(ARGS) || [ $$? -eq 5 ]  # 5: ARGS chose none of them
 	$(MAKE) campaign SECONDS=$(SECONDS) SEED=$(SEED)
 
 campaign: $(STAMP) ## SECONDS=90 of random faults on a real installation; SEED= replays one

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import atexit
 from collections.abc import Callable
-from datetime import datetime
-from typing import Any
 
 import pytest
 
-from tests.harness import GENERAL, Home, ended, events, exited, ok, refused, until
+from tests.harness import GENERAL, Home, ended, events, exited, milliseconds_to_cancel, ok, refused, until
 from tests.model_server import (
     KEY,
     Ask,
@@ -22,6 +20,7 @@ from tests.model_server import (
     fails,
     log,
     model_server,
+    pause_of,
     products,
     raw,
     says,
@@ -307,14 +306,6 @@ def test_a_key_that_no_header_can_hold_is_not_quoted(home: Home, ask: Ask, monke
 # --- with a real consumer -----------------------------------------------------------------------
 
 
-def milliseconds_to_cancel(mission: dict[str, Any]) -> float:
-    told = {
-        event["type"]: event["at"] for event in ok(tools.vp_get_mission(mission_id=mission["mission_id"]))["events"]
-    }
-    asked, done = (datetime.fromisoformat(told[f"mission.{name}"]) for name in ("cancel_requested", "cancelled"))
-    return (done - asked).total_seconds() * 1_000
-
-
 @pytest.mark.parametrize("turn", [talks_on, stalls_after("some ", "words ")], ids=["in mid-generation", "in a stall"])
 def test_a_cancel_ends_it_at_once_and_keeps_what_there_was(
     home: Home, turn: Turn, record_property: Callable[[str, object], None]
@@ -329,9 +320,9 @@ def test_a_cancel_ends_it_at_once_and_keeps_what_there_was(
         done = ended(mission["mission_id"])
         assert done["status"] == "cancelled"
         assert server.dropped.wait(10), "the endpoint saw the connection close"
-    took = milliseconds_to_cancel(mission)
+    took = milliseconds_to_cancel(mission["mission_id"])
     record_property("cancel_ms", took)
-    assert took < 3_000, "it was not the grace of 5 s that ended it (100 to 200 ms were measured)"
+    assert took < 1_000, "by the events' own times; 26 to 200 ms were measured"
     read = ok(tools.vp_read_result_artifacts(mission_id=mission["mission_id"]))
     assert read["artifacts"][0]["content"].split()[0] in ("word", "some")
 
@@ -346,6 +337,22 @@ def test_a_stall_that_ends_is_waited_for(home: Home) -> None:
         server.release.set()
         assert ended(mission["mission_id"])["status"] == "completed"
     assert products(home, mission) == {"response.md": b"some words the end"}
+
+
+@pytest.mark.slow
+def test_thirty_seconds_of_silence_are_waited_for_and_then_told(home: Home, ask: Ask) -> None:
+    """The short ones wait 0.3 s; here the clock is let run."""
+    quiet = pause_of(30)
+    with model_server(quiet) as server:
+        done = ask(server, "timeout_seconds = 60")
+    assert done["status"] == "completed", done["failure"]
+    assert products(home, done) == {"response.md": b"before, after"}
+    assert done["duration_seconds"] >= 30
+    with model_server(quiet) as server:
+        done = ask(server, "timeout_seconds = 20\nmax_retries = 0")
+    assert (done["status"], done["failure"]["code"]) == ("failed", "executor_error")
+    assert "silent for 20 s" in done["failure"]["message"]
+    assert 20 <= done["duration_seconds"] < 30
 
 
 def test_a_consumer_that_is_stopped_gives_the_mission_back(home: Home) -> None:

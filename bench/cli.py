@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import start
-from measure import BIN, Goal, child_environment, facts, folder_in, milliseconds, percentile, show
+from measure import BIN, Goal, add_common_options, child_environment, facts, finish, folder_in, milliseconds, percentile
 
 from vp_queue import missions, tools
 
@@ -34,7 +34,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=30, help="of each command (30)")
     parser.add_argument("--missions", type=int, default=50, help="in the ledger that is listed (50)")
     parser.add_argument("--imports", type=int, nargs="?", const=15, default=0, help="show the most costly imports (15)")
-    parser.add_argument("--json", action="store_true", dest="as_json", help="one JSON document")
+    add_common_options(parser)
     return parser.parse_args()
 
 
@@ -102,7 +102,7 @@ def main() -> None:
         Goal.at_most(f"{name}, p50", limit * 1000, figures[name]["p50_ms"], "ms")
         for name, limit in LIMITS_SECONDS.items()
     ]
-    show("Command line", about, tables, goals, args.as_json, {"commands": figures, "imports": imports})
+    finish("Command line", about, tables, goals, args, {"commands": figures, "imports": imports})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What a dispatch costs: per second against the disk's ceiling, and until the program runs against a bare spawn.
 
-    python bench/dispatch.py [--missions N] [--skip-idle] [--json]
+    python bench/dispatch.py [--missions N] [--skip-idle] [--json] [--strict]
 
 Ceiling and ours take turns in short rounds on one file system, because disks drift: compare only figures of
 one run. Everything is written to a temporary folder, and every process started has ended afterwards.
@@ -21,14 +21,15 @@ from typing import Any
 import start
 from measure import (
     Goal,
+    add_common_options,
     child_environment,
     facts,
+    finish,
     folder_in,
     fsync_per_second,
     milliseconds,
     percentile,
     running,
-    show,
     spread,
 )
 
@@ -46,10 +47,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--missions", type=int, default=2000, help="dispatched in all by each side (2000)")
     parser.add_argument("--starts", type=int, help="programs started by each side (missions / 20, at most 100)")
     parser.add_argument("--idle-seconds", type=float, default=90.0, help="the long pause before a start (90)")
-    parser.add_argument("--idle-samples", type=int, default=2, help="how many such starts (2)")
+    parser.add_argument("--idle-samples", type=int, default=5, help="how many such starts (5)")
     parser.add_argument("--skip-idle", action="store_true", help="no starts after a long pause")
     parser.add_argument("--folder", type=Path, help="measure on this folder's file system")
-    parser.add_argument("--json", action="store_true", dest="as_json", help="one JSON document")
+    add_common_options(parser)
     return parser.parse_args()
 
 
@@ -141,7 +142,7 @@ def starts(folder: Path, count: int, idle: Sequence[float]) -> dict[str, Any]:
 
 
 def goals(figures: dict[str, Any], started: dict[str, Any]) -> list[Goal]:
-    idle = started["after_idle_beyond_ms"]
+    idle: list[float] = started["after_idle_beyond_ms"]
     errors = sum(figures[key]["ours"]["errors"] for key in figures)
     return [
         *(
@@ -151,8 +152,13 @@ def goals(figures: dict[str, Any], started: dict[str, Any]) -> list[Goal]:
         Goal.at_most("dispatch errors", 0, errors, ""),
         Goal.at_most("dispatch to start, p50 beyond bare spawn", P50_GOAL_MS, started["beyond"]["p50_ms"], "ms"),
         Goal.at_most("dispatch to start, p99 beyond bare spawn", P99_GOAL_MS, started["beyond"]["p99_ms"], "ms"),
+        Goal.at_most("the same after a long idle time, p50", P50_GOAL_MS, median(idle), "ms"),
         Goal.at_most("the same after a long idle time, worst", P99_GOAL_MS, max(idle, default=None), "ms"),
     ]
+
+
+def median(samples: Sequence[float]) -> float | None:
+    return percentile(samples, 50) if samples else None
 
 
 def main() -> None:
@@ -179,7 +185,7 @@ def main() -> None:
     start_rows += [
         (f"beyond bare, after {args.idle_seconds:g} s", ms, "", "", "", 1) for ms in started["after_idle_beyond_ms"]
     ]
-    show(
+    finish(
         "Dispatch",
         about,
         [
@@ -187,7 +193,7 @@ def main() -> None:
             (("until the program runs", "p50 ms", "p90 ms", "p99 ms", "max ms", "samples"), start_rows),
         ],
         goals(figures, started),
-        args.as_json,
+        args,
         {"dispatch": figures, "start": started},
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -15,7 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from vp_queue.ledger import database
 
@@ -143,7 +144,38 @@ def spread(samples: Sequence[float]) -> dict[str, float]:
     return {**named, "max_ms": milliseconds(max(samples)), "samples": len(samples)}
 
 
-def show(
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """What every benchmark takes."""
+    parser.add_argument("--json", action="store_true", dest="as_json", help="one JSON document")
+    parser.add_argument("--strict", action="store_true", help="exit status 1 if a goal is missed or not measured")
+
+
+def finish(
+    title: str,
+    about: dict[str, Any],
+    tables: Sequence[tuple[Sequence[str], Sequence[Sequence[object]]]],
+    goals: Sequence[Goal],
+    args: argparse.Namespace,
+    document: dict[str, Any],
+) -> NoReturn:
+    """Print the outcome, and its verdict as the last line (on stderr); exit as ``--strict`` says."""
+    _show(title, about, tables, goals, args.as_json, document)
+    sys.stdout.flush()
+    print(verdict(goals), file=sys.stderr)
+    raise SystemExit(args.strict and any(goal.met is not True for goal in goals))
+
+
+def verdict(goals: Sequence[Goal]) -> str:
+    """One line: which goals were missed, and which not measured."""
+    told = {
+        f"{word}: {', '.join(names)}": names
+        for word, met in (("NOT MET", False), ("not measured", None))
+        for names in [[goal.name for goal in goals if goal.met is met]]
+    }
+    return "; ".join(line for line, names in told.items() if names) or f"All {len(goals)} goals are met."
+
+
+def _show(
     title: str,
     about: dict[str, Any],
     tables: Sequence[tuple[Sequence[str], Sequence[Sequence[object]]]],
@@ -151,7 +183,7 @@ def show(
     as_json: bool,
     document: dict[str, Any],
 ) -> None:
-    """Print the outcome: one JSON document, or tables of at most 80 columns."""
+    """One JSON document, or tables of at most 80 columns."""
     if as_json:
         print(json.dumps({**document, "facts": about, "goals": [asdict(goal) for goal in goals]}))
         return

@@ -1,6 +1,6 @@
 """How long a mission waits for help: its consumer is killed under supervisord, or it is cancelled while it runs.
 
-    python bench/rescue.py [--kills N] [--cancels N] [--json]
+    python bench/rescue.py [--kills N] [--cancels N] [--json] [--strict]
 
 Rescue: from the SIGKILL of the consumer until the mission is queued again or has ended, by the time of its event.
 By then its program must be dead. Cancel: from the call until `mission.cancelled`, which is written when the whole
@@ -21,7 +21,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from measure import BIN, Goal, child_environment, facts, folder_in, milliseconds, percentile, show, spread
+from measure import (
+    BIN,
+    Goal,
+    add_common_options,
+    child_environment,
+    facts,
+    finish,
+    folder_in,
+    milliseconds,
+    percentile,
+    spread,
+)
 
 from vp_queue import clock, config, missions, tools
 from vp_queue.contracts import views
@@ -59,7 +70,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--kills", type=int, default=40, help="of the consumer (40)")
     parser.add_argument("--cancels", type=int, default=100, help="of a running mission (100)")
     parser.add_argument("--folder", type=Path, help="measure on this folder's file system")
-    parser.add_argument("--json", action="store_true", dest="as_json", help="one JSON document")
+    add_common_options(parser)
     return parser.parse_args()
 
 
@@ -200,7 +211,7 @@ def main() -> None:
         (named[name][0], f["p50_ms"], f["p90_ms"], f["p99_ms"], f["max_ms"], f["samples"])
         for name, f in figures.items()
     ]
-    show(
+    finish(
         "Rescue and cancel",
         about,
         [
@@ -208,7 +219,7 @@ def main() -> None:
             (("peers, measured once, 2026-11-22", "a job killed with its worker"), PEERS),
         ],
         goals(rescued, cancelled),
-        args.as_json,
+        args,
         {**figures, "alive_when_rescued": rescued["alive"]},
     )
 

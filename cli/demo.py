@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
+import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -35,7 +38,7 @@ carried out side by side, and their results are read back.
 """
 NEXT: Final = """\
 What to try next:
-
+{activation}
   vp init                      an installation of your own; it says where
   vp up --detach               start it
   vp dispatch vp.general.primary "Write a poem about tea" --wait
@@ -78,8 +81,23 @@ def demo_command(keep: bool, fetch: bool, as_json: bool) -> int:
         output.print_json({"ok": True, **document, "folder": str(shown.folder) if keep else None})
         return 0 if completed else output.NOT_COMPLETED
     say("Everything is stopped" + (f"; the folder is {shown.folder}" if keep else ", and the folder is gone."))
-    say(f"\n{NEXT}" if completed else "\nA mission did not complete; its reason stands above. See also: vp doctor")
+    say(
+        f"\n{NEXT.format(activation=_activation())}"
+        if completed
+        else "\nA mission did not complete; its reason stands above. See also: vp doctor"
+    )
     return 0 if completed else output.NOT_COMPLETED
+
+
+def _activation() -> str:
+    """The line that makes the shell find this ``vp``, if it does not; with a line break at each end."""
+    here = Path(sys.executable).parent
+    found = shutil.which("vp")
+    if found is not None and Path(found).parent.resolve() == here.resolve():
+        return ""
+    folder = shlex.quote(str(here))
+    command = f". {folder}/activate" if (here / "activate").is_file() else f"PATH={folder}:$PATH"
+    return f"\n  {command:<28} so that this shell finds vp"
 
 
 def _shown(shown: Demonstration, say: Callable[..., Any], as_json: bool) -> dict[str, Any]:

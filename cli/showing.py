@@ -37,7 +37,7 @@ def show_mission(mission: dict[str, Any], *, brief: bool = False) -> None:
             ("not before", mission["not_before"] and output.instant(mission["not_before"])),
             ("expires", mission["expires_at"] and output.instant(mission["expires_at"])),
             ("duration", output.duration(mission["duration_seconds"]) if mission["started_at"] else None),
-            ("progress", progress and mission["status"] != "completed" and progress_text(progress)),
+            ("progress", progress_text(progress) if progress and mission["status"] != "completed" else None),
             ("question", mission["question"] and mission["question"]["question"]),
             ("result", mission["result"]),
             ("failure", failure and f"{failure['code']}: {failure['message']}"),

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -149,6 +150,13 @@ def ok(answer: dict[str, Any]) -> dict[str, Any]:
     """The answer, which must be a success."""
     assert answer["ok"], answer
     return answer
+
+
+def milliseconds_to_cancel(mission_id: str) -> float:
+    """From the request to the end of a cancelled mission, by the times of its events."""
+    told = {event["type"]: event["at"] for event in ok(tools.vp_get_mission(mission_id=mission_id))["events"]}
+    asked, done = (datetime.fromisoformat(told[f"mission.{name}"]) for name in ("cancel_requested", "cancelled"))
+    return (done - asked).total_seconds() * 1_000
 
 
 def refused(answer: dict[str, Any], code: str, field: str | None = None) -> dict[str, Any]:

@@ -229,6 +229,19 @@ def stalls_after(*texts: str) -> Turn:
     return turn
 
 
+def pause_of(seconds: float) -> Turn:
+    """Some text, silence for so long, and the rest."""
+
+    def turn(handler: _Handler) -> None:
+        handler.begin(200, "text/event-stream")
+        handler.data(delta("before, "))
+        handler.server.model.release.wait(seconds)
+        handler.data(delta("after", finish="stop"))
+        handler.data("[DONE]")
+
+    return turn
+
+
 def talks_on(handler: _Handler) -> None:
     """An answer that never ends."""
     model = handler.server.model
@@ -244,9 +257,9 @@ def talks_on(handler: _Handler) -> None:
 # --- a home whose generalist asks it ------------------------------------------------------------
 
 
-def configure(home: Home, server: ModelServer, options: str = "") -> None:
+def configure(home: Home, server: ModelServer, options: str = "", profile: str = "") -> None:
     (home.path / "vp_queue.toml").write_text(
-        f'[vp."{GENERAL}"]\nretry_backoff_seconds = 0\n[vp."{GENERAL}".options]\n{server.profile}{options}\n'
+        f'[vp."{GENERAL}"]\nretry_backoff_seconds = 0\n{profile}\n[vp."{GENERAL}".options]\n{server.profile}{options}\n'
     )
 
 

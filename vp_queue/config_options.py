@@ -6,7 +6,6 @@ A plugin's options are the plugin's to judge.
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import re
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from vp_queue.contracts.addresses import is_loopback
 from vp_queue.contracts.limits import COST_USD, TOKENS
 
 if TYPE_CHECKING:
@@ -173,13 +173,7 @@ class ModelOptions(_Options):
 
 def _is_private_way(base_url: str) -> bool:
     """Whether nobody else can read what is sent there: TLS, or this machine."""
-    url = urlsplit(base_url)
-    if url.scheme == "https" or url.hostname == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(url.hostname or "").is_loopback
-    except ValueError:
-        return False
+    return urlsplit(base_url).scheme == "https" or is_loopback(base_url)
 
 
 OPTIONS: Final[Mapping[str, type[_Options]]] = {

@@ -41,6 +41,7 @@ def check_can_run(settings: Settings, profile: Profile, request: asked.DispatchM
             )
     else:
         from vp_queue.executors import registry
+        from vp_queue.executors.base import UnfitMission
 
         available = registry.lately_available(profile.executor, profile.options)
         if not available.ok:
@@ -49,6 +50,10 @@ def check_can_run(settings: Settings, profile: Profile, request: asked.DispatchM
                 field="vp_id",
                 executor=profile.executor,
             )
+        try:
+            registry.check_mission(profile.executor, request.metadata, vars(request.constraints))
+        except UnfitMission as unfit:
+            raise ValidationError(f"{unfit.field}: {unfit.message}", field=unfit.field) from None
     missions_space.check(settings)
     if request.constraints.target_path is None:
         return None

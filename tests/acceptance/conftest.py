@@ -21,8 +21,8 @@ def ask(home: Home, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ask]:
     monkeypatch.setenv("THE_KEY", KEY)
     made: list[MissionWorker] = []
 
-    def run(server: ModelServer, options: str = "", **arguments: Any) -> dict[str, Any]:
-        configure(home, server, options)
+    def run(server: ModelServer, options: str = "", *, profile: str = "", **arguments: Any) -> dict[str, Any]:
+        configure(home, server, options, profile)
         settings = missions.ready()
         worker = MissionWorker(settings, settings.profile(GENERAL))
         made.append(worker)

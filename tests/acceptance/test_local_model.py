@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import GENERAL, Home, alive_with_environment, ended, ok, refused, until
+from tests.harness import GENERAL, Home, alive_with_environment, ended, milliseconds_to_cancel, ok, refused, until
 from vp_queue import tools
 from vp_queue.executors import model_local
 
@@ -75,6 +75,7 @@ def test_while_it_writes_no_port_is_open_and_a_cancel_ends_it(local: Home) -> No
     ok(tools.vp_cancel_mission(mission_id=mission["mission_id"]))
     done = ended(mission["mission_id"])
     assert done["status"] == "cancelled"
+    assert milliseconds_to_cancel(mission["mission_id"]) < 1_000, "in mid-generation"
     assert alive_with_environment("VP_MISSION_ID", mission["mission_id"]) == []
     read = ok(tools.vp_read_result_artifacts(mission_id=mission["mission_id"]))
     assert read["artifacts"][0]["size"] > 20, "what there was is published"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from typing import Any
 
 import pytest
 
@@ -132,10 +133,27 @@ def test_a_wait_beyond_the_profiles_limit_fails_at_once(ask: Ask) -> None:
     assert "asks to wait 3600 s, max_retry_wait_seconds is 60" in done["failure"]["message"]
 
 
-@pytest.mark.parametrize("value", ["soon", "-5", "Wed, 99 Foo 2026", "nan"])
+ABSURD_DATES = [f"Wed, 21 Oct {year} 07:28:00 GMT" for year in ("99999", "9" * 30)]
+
+
+@pytest.mark.parametrize("value", ["soon", "-5", "Wed, 99 Foo 2026", "nan", *ABSURD_DATES])
 def test_a_wait_that_makes_no_sense_is_no_reason_to_fail(ask: Ask, value: str) -> None:
     with model_server(fails(503, Retry_After=value), says("ok")) as server:
         assert ask(server, PATIENT)["status"] == "completed"
+
+
+def test_a_refused_key_is_told_as_that_though_the_explanation_never_comes(ask: Ask) -> None:
+    def stalls(handler: Any) -> None:
+        handler.begin(401, "application/json")
+        handler.wfile.write(b'{"error": ')
+        handler.wfile.flush()
+        handler.server.model.release.wait(60)
+
+    with model_server(stalls) as server:
+        done = ask(server, "timeout_seconds = 0.3\n" + PATIENT, max_attempts=2)
+        server.release.set()
+        assert len(server.requests) == 1
+    assert (done["status"], done["failure"]["code"]) == ("failed", "auth")
 
 
 def test_a_silent_endpoint_is_asked_again(home: Home, ask: Ask) -> None:

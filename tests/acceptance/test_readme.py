@@ -1,7 +1,7 @@
 """The README is true: its session is run under a real supervisord, its tables and names are compared with the code.
 
 A block is run if a comment stands before it: ``<!-- test: first-five-minutes -->``. In a console block, lines
-after ``$ `` are run in one shell, in order; the other lines must appear in the output in that order, where "…" stands
+after ``$ `` are run in one shell, in order; what they print must be the other lines and nothing else, where "…" stands
 for anything. ``ID`` stands for the id of the mission dispatched last.
 """
 
@@ -144,15 +144,19 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shell]:
 
 
 def assert_shown(expected: list[str], output: str, command: str) -> None:
-    """Each expected line stands in the output, in order; "…" stands for anything."""
-    left = [" ".join(line.split()) for line in output.splitlines()]
-    for wanted in expected:
+    """The output is these lines and no others; a line "…" stands for any lines, within a line "…" for any text."""
+    left = [" ".join(line.split()) for line in output.splitlines() if line.strip()]
+    gap = False
+    for wanted in filter(str.strip, expected):
         if wanted == "…":
+            gap = True
             continue
         pattern = re.compile(re.escape(" ".join(wanted.split())).replace("…", ".*"))
         found = next((place for place, line in enumerate(left) if pattern.fullmatch(line)), None)
         assert found is not None, f"$ {command}\nit is to show {wanted!r}, which does not come (there) in:\n{output}"
-        left = left[found + 1 :]
+        assert gap or found == 0, f"$ {command}\nnobody expects {left[0]!r}, which comes before {wanted!r}"
+        left, gap = left[found + 1 :], False
+    assert gap or not left or not expected, f"$ {command}\nnobody expects {left[0]!r}, which comes last"
 
 
 def play(shell: Shell, text: str) -> None:
@@ -183,7 +187,8 @@ def test_the_first_five_minutes(reader: Shell, tmp_path: Path) -> None:
             script = tmp_path / "example.py"
             script.write_text(each.text)
             output = reader.run(f"python {script}")
-            assert_shown(re.findall(r"^print\(.*# (.*)$", each.text, re.MULTILINE), output, "python")
+            told = re.findall(r"^print\(.*# (.*)$", each.text, re.MULTILINE)
+            assert_shown([*told, "…"], output, "python")  # the poem's other lines
         else:
             play(reader, each.text)
     home = tmp_path / "vp-demo"
@@ -202,8 +207,14 @@ def first_of(home: Path) -> str:
 
 def test_a_line_that_does_not_come_is_noticed() -> None:
     assert_shown(["a …", "…", "d"], "a b\nc\nd\n", "x")
-    for wrong in (["e"], ["d", "a b"], ["a"]):
+    for wrong in (["e"], ["…", "d", "a b"], ["a"]):
         with pytest.raises(AssertionError, match="does not come"):
+            assert_shown(wrong, "a b\nc\nd\n", "x")
+
+
+def test_a_line_that_nobody_expects_is_noticed() -> None:
+    for wrong in (["a b", "d"], ["c", "…"], ["a b", "c"], ["…", "c"]):
+        with pytest.raises(AssertionError, match="nobody expects"):
             assert_shown(wrong, "a b\nc\nd\n", "x")
 
 

@@ -20,6 +20,15 @@ PATH_BYTES: Final = 4_095  # PATH_MAX without its closing NUL
 # What the worker puts into a workspace itself; compared without regard to case.
 WORKSPACE_FILES: Final = frozenset({"mission.md", "mission.json", "run.log", "mission_receipt.json"})
 WORK_PRODUCTS: Final = "work_products"
+# Never artifacts, files and folders alike: version control, and what tools can make again.
+EXCLUDED_NAMES: Final = frozenset(
+    {
+        *(".git", ".hg", ".svn"),
+        *("__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache"),
+        *("node_modules", ".venv"),
+    }
+)
+EXCLUDED_SUFFIXES: Final = (".pyc",)
 SHOWN_CHARS: Final = 200  # of a name that is only named, never opened
 
 # Explicit embeddings, overrides and isolates make a name read as another ("Trojan Source",
@@ -83,6 +92,29 @@ def check_workspace_files(names: Iterable[str]) -> None:
         clash = next((parent for parent in above if parent in wanted), None)
         if clash is not None:
             raise ValueError(f"{name!r} needs {clash!r} to be a folder, but it is given as a file")
+
+
+def check_output(output: str, files: Iterable[str]) -> str:
+    """Check where below ``work_products/`` a mission wants a file to be made.
+
+    Args:
+        output: what :func:`check_relative_path` takes; without hidden parts, and nothing that is never collected.
+        files: ``constraints.files``. One of the same path is the mission's own, and is replaced.
+
+    Returns:
+        The same path.
+
+    Raises:
+        ValueError: the file could not be made, or would not become an artifact.
+    """
+    check_relative_path(output)
+    for part in output.split("/"):
+        if part.startswith("."):
+            raise ValueError("a part of it begins with a dot")
+        if part in EXCLUDED_NAMES or part.endswith(EXCLUDED_SUFFIXES):
+            raise ValueError(f"{part!r} is never collected as an artifact")
+    check_workspace_files([*files, f"{WORK_PRODUCTS}/{output}"])
+    return output
 
 
 def _check_components(components: list[str]) -> None:

@@ -118,8 +118,25 @@ class Availability:
     reason: str | None = None
 
 
+class UnfitMission(Exception):
+    """A mission that an executor could never carry out, as its request already shows.
+
+    Attributes:
+        field: of the request, such as ``metadata.output``.
+        message: what is wrong with it.
+    """
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field, self.message = field, message
+
+
 class Executor(Protocol):
-    """Runs attempts of one kind."""
+    """Runs attempts of one kind.
+
+    It may have a third method, ``check(metadata, constraints)``, which raises :class:`UnfitMission`. It is asked at
+    dispatch: what cannot work is refused there, before anything is spent on it.
+    """
 
     def availability(self, options: Mapping[str, Any]) -> Availability:
         """Whether a profile with these options can run here now. Quick; no network."""

@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from vp_queue.config_options import ModelOptions
 from vp_queue.contracts import FailureCode
-from vp_queue.contracts.paths import check_relative_path
+from vp_queue.contracts.paths import check_output
 from vp_queue.executors import child, model_local
-from vp_queue.executors.base import Availability, Brief, Control, ExecutorFailure
+from vp_queue.executors.base import Availability, Brief, Control, ExecutorFailure, UnfitMission
 
 DEFAULT_OUTPUT: Final = "response.md"
 CONVERSATION: Final = "vp_queue.executors.model_chat:answer"
@@ -41,25 +41,34 @@ class ModelExecutor:
             )
         return Availability(True, None if wanted.model_path else f"runs the {model_local.LABEL}")
 
+    def check(self, metadata: Mapping[str, str], constraints: Mapping[str, Any]) -> None:
+        """Whether the answer's file can be made and will be found; before anybody pays for the answer.
+
+        Raises:
+            UnfitMission: no.
+        """
+        _output(metadata, constraints)
+
     def run(self, brief: Brief, control: Control) -> str | None:
         options = ModelOptions.model_validate(dict(brief.options))
-        arguments = {**options.model_dump(exclude={"api_key_env", "allow_plain_http"}), "output": _output(brief)}
+        try:
+            output = _output(brief.metadata, brief.constraints)
+        except UnfitMission as unfit:  # it was dispatched when this VP had another executor, or by another version
+            message = f"{unfit.field}: {unfit.message}"
+            raise ExecutorFailure(FailureCode.EXECUTOR_UNAVAILABLE, message) from None
+        arguments = {**options.model_dump(exclude={"api_key_env", "allow_plain_http"}), "output": output}
         argv, stdin = child.command(CONVERSATION, [], arguments)
         control.run_program(argv, _key(options), stdin).check("The model's process")
         return None
 
 
-def _output(brief: Brief) -> str:
+def _output(metadata: Mapping[str, str], constraints: Mapping[str, Any]) -> str:
     """Where the answer goes, relative to ``work_products/``: the mission's ``metadata.output``."""
-    path = brief.metadata.get("output", DEFAULT_OUTPUT)
     try:
-        check_relative_path(path)
-        if any(part.startswith(".") for part in path.split("/")):
-            raise ValueError("a part of it begins with a dot")
+        return check_output(metadata.get("output", DEFAULT_OUTPUT), constraints.get("files", ()))
     except ValueError as error:
-        message = f"metadata.output is no file name under work_products/: {error}. Give one such as poem.md."
-        raise ExecutorFailure(FailureCode.EXECUTOR_ERROR, message) from None
-    return path
+        message = f"this is no name for an artifact: {error}. Give one such as poem.md."
+        raise UnfitMission("metadata.output", message) from None
 
 
 def _key(options: ModelOptions) -> dict[str, str]:

@@ -25,6 +25,7 @@ RESULT_BEGINNING_CHARS: Final = 300
 PROGRESS_SECONDS: Final = 0.5
 PROGRESS_CHARS: Final = 200
 MILLION: Final = 1_000_000
+BYTES_PER_TOKEN: Final = 4  # of a prompt, roughly, in most languages and vocabularies
 
 
 def answer(mission: MissionContext) -> str:
@@ -73,15 +74,16 @@ def request(mission: MissionContext, options: dict[str, Any]) -> dict[str, Any]:
     system = options["system"]
     if system is None and not _is_demonstration(options):  # so small a model would answer to it, not follow it
         system = SYSTEM.format(output=options["output"])
+    messages = [
+        *([{"role": "system", "content": system}] if system else []),
+        {"role": "user", "content": prompt(mission)},
+    ]
     body: dict[str, Any] = {
-        "messages": [
-            *([{"role": "system", "content": system}] if system else []),
-            {"role": "user", "content": prompt(mission)},
-        ],
+        "messages": messages,
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    limit = _token_limit(mission, options)
+    limit = _token_limit(mission, options, sum(len(message["content"].encode()) for message in messages))
     given = {"model": options["model"], "temperature": options["temperature"], options["token_limit_field"]: limit}
     return {**body, **{name: value for name, value in given.items() if value is not None}, **options["request"]}
 
@@ -95,17 +97,37 @@ def prompt(mission: MissionContext) -> str:
     return "\n\n".join(parts)
 
 
-def _token_limit(mission: MissionContext, options: dict[str, Any]) -> int | None:
-    """The smallest of the limits: the profile's, the budget's tokens, what the budget's money buys."""
-    limits = [options["max_output_tokens"], mission.budget.get("max_tokens")]
-    price, money = options["output_usd_per_million"], mission.budget.get("max_cost_usd")
+def _token_limit(mission: MissionContext, options: dict[str, Any], prompt_bytes: int) -> int | None:
+    """The smallest of the limits: the profile's, and what of the budget's tokens and money the prompt leaves.
+
+    How many tokens a prompt has, only the model knows; here it is reckoned, and judged when usage is told.
+    """
+    limits = [options["max_output_tokens"]]
+    prompt_tokens = prompt_bytes // BYTES_PER_TOKEN
+    tokens, money = mission.budget.get("max_tokens"), mission.budget.get("max_cost_usd")
+    if tokens is not None:
+        limits.append(max(1, tokens - prompt_tokens))
+    price = options["output_usd_per_million"]
     if price and money is not None:
-        limits.append(max(1, int(money / price * MILLION)))
+        left = money * MILLION - prompt_tokens * (options["input_usd_per_million"] or 0)
+        limits.append(max(1, int(left / price)))
     return min((limit for limit in limits if limit is not None), default=None)
 
 
 def _is_demonstration(options: dict[str, Any]) -> bool:
     return not options["base_url"] and not options["model_path"]
+
+
+def _text(content: object) -> str:
+    """The text of a message: a string, or a list of parts of which some are text."""
+    if isinstance(content, list):
+        return "".join(_text(part.get("text")) for part in content if isinstance(part, dict))
+    return content if isinstance(content, str) else ""
+
+
+def _sum(before: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """Usage of two requests together."""
+    return {name: before.get(name, 0) + more.get(name, 0) for name in {**before, **more}}
 
 
 class Answer:
@@ -118,6 +140,8 @@ class Answer:
         self._beginning = self._tail = self._refusal = ""
         self._chars = self._bytes = 0
         self._finish: str | None = None
+        self._used: dict[str, Any] = {}  # by this request
+        self._used_before: dict[str, Any] = {}  # by those it repeats: they are paid as well
         self._told_at = 0.0
         self._file: io.FileIO | None = None  # made by the first text: a refusal leaves no empty artifact
 
@@ -135,6 +159,10 @@ class Answer:
         self._beginning = self._tail = self._refusal = ""
         self._chars = self._bytes = 0
         self._finish = None
+        self._used_before, self._used = _sum(self._used_before, self._used), {}
+        self._discard()
+
+    def _discard(self) -> None:
         if self._file is not None:
             self._file.close()
             self._path.unlink()
@@ -151,27 +179,31 @@ class Answer:
         choice = model_http.first_choice(chunk)
         delta = choice.get("delta")
         if isinstance(delta, dict):
-            self._write(delta.get("content"))
-            if isinstance(delta.get("refusal"), str):
-                self._refusal += delta["refusal"]
+            self._write(_text(delta.get("content")))
+            refusal = _text(delta.get("refusal"))
+            self._count(refusal.encode("utf-8", "replace"))
+            self._refusal += refusal
         self._finish = choice.get("finish_reason") or self._finish
         self._take_usage(chunk.get("usage"))
         return False
 
-    def _write(self, text: object) -> None:
-        if not isinstance(text, str) or not text:
-            return
-        data = text.encode("utf-8", "replace")  # JSON can hold lone surrogates
-        text = data.decode()
+    def _count(self, data: bytes) -> None:
         self._bytes += len(data)
         if self._bytes > self._options["max_answer_bytes"]:
             limit = self._options["max_answer_bytes"]
             raise MissionFailed("output_limit", f"The answer is longer than {limit} bytes (max_answer_bytes).")
+
+    def _write(self, text: str) -> None:
+        if not text:
+            return
+        data = text.encode("utf-8", "replace")  # JSON can hold lone surrogates
+        text = data.decode()
+        self._count(data)
         self._opened().write(data)
         sys.stdout.write(text)
         self._chars += len(text)
-        room = WHOLE_RESULT_CHARS + 1 - len(self._beginning)
-        self._beginning += text[:room] if room > 0 else ""
+        if len(self._beginning) <= WHOLE_RESULT_CHARS:  # without the blanks that come before all else
+            self._beginning = (self._beginning + text).lstrip()[: WHOLE_RESULT_CHARS + 1]
         self._tail = (self._tail + text[-PROGRESS_CHARS:])[-PROGRESS_CHARS:]
         now = time.monotonic()
         if now >= self._told_at + PROGRESS_SECONDS:
@@ -181,7 +213,8 @@ class Answer:
     def _opened(self) -> io.FileIO:
         if self._file is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = io.FileIO(self._path, "xb")
+            # What is there is a file the mission brought, in a folder that is new: the answer takes its place.
+            self._file = io.FileIO(self._path, "wb")
         return self._file
 
     def _take_usage(self, usage: object) -> None:
@@ -194,7 +227,8 @@ class Answer:
         prices = self._options["input_usd_per_million"], self._options["output_usd_per_million"]
         if None not in prices and {"input_tokens", "output_tokens"} <= told.keys():
             told["cost_usd"] = (told["input_tokens"] * prices[0] + told["output_tokens"] * prices[1]) / MILLION
-        self._mission.report(usage=told)
+        self._used = told
+        self._mission.report(usage=_sum(self._used_before, told))
 
     def end(self) -> None:
         """Judge the whole answer.
@@ -203,11 +237,13 @@ class Answer:
             MissionFailed: the model refused, or said nothing.
         """
         sys.stdout.write("\n")
-        if self._finish == "content_filter" or (self._refusal and not self._beginning.strip()):
+        if not self._beginning:
+            self._discard()  # nothing but blanks is no answer, and no artifact
+        if self._finish == "content_filter" or (self._refusal and not self._beginning):
             raise MissionFailed(
                 "refused", f"The model refused: {self._refusal.strip() or 'its content filter ended it'}"
             )
-        if not self._beginning.strip() and self._chars <= WHOLE_RESULT_CHARS:
+        if not self._beginning:
             raise MissionFailed("executor_error", f"The model answered nothing (finish_reason {self._finish}).")
 
     def result(self) -> str:

@@ -6,6 +6,7 @@ The stream is read by hand rather than by a library for server-sent events: such
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import re
@@ -18,6 +19,7 @@ from typing import Any, Final
 
 import httpx
 
+from vp_queue.contracts.addresses import is_loopback
 from vp_queue.executors.context import MissionFailed
 
 CONNECT_SECONDS: Final = 10.0
@@ -77,7 +79,9 @@ def stream(
     headers = {"Accept": "text/event-stream, application/json", "Accept-Encoding": "identity"}
     if endpoint.key:
         headers["Authorization"] = f"Bearer {endpoint.key}"
-    with httpx.Client(timeout=timeout, headers=headers, follow_redirects=False) as client:
+    # A proxy that the environment names would get what is meant for this machine, the key included, in clear.
+    proxies = not is_loopback(endpoint.base_url)
+    with httpx.Client(timeout=timeout, headers=headers, follow_redirects=False, trust_env=proxies) as client:
         for attempt in range(endpoint.max_retries + 1):
             try:
                 return _ask(client, endpoint, body, take)
@@ -185,10 +189,11 @@ def _as_chunk(completion: dict[str, Any]) -> dict[str, Any]:
 def _failure(response: httpx.Response, endpoint: Endpoint) -> Exception:
     """What an answer other than 200 means."""
     raw = b""
-    for piece in response.iter_raw():
-        raw += piece
-        if len(raw) > ERROR_BODY_BYTES:
-            break
+    with contextlib.suppress(httpx.TransportError):  # the status is known, however the explanation breaks off
+        for piece in response.iter_raw():
+            raw += piece
+            if len(raw) > ERROR_BODY_BYTES:
+                break
     try:
         answer = json.loads(raw)
         error = answer.get("error", answer)
@@ -246,10 +251,10 @@ def _retry_after(value: str | None) -> float | None:
         pass
     try:
         due = parsedate_to_datetime(value)
-    except ValueError:
+        due = due if due.tzinfo else due.replace(tzinfo=UTC)
+        return max(0.0, (due - datetime.now(UTC)).total_seconds())
+    except (ValueError, OverflowError):  # a year that no date can have
         return None
-    due = due if due.tzinfo else due.replace(tzinfo=UTC)
-    return max(0.0, (due - datetime.now(UTC)).total_seconds())
 
 
 def _wait_seconds(trouble: Trouble, attempt: int, endpoint: Endpoint) -> float:

@@ -10,6 +10,8 @@ import contextlib
 import importlib.util
 import os
 import secrets
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +24,7 @@ LABEL: Final = "local demonstration model (SmolLM2-135M), which is not to be tru
 DEMONSTRATION_REQUEST: Final = {"temperature": 0.5, "repeat_penalty": 1.15}
 DEFAULT_OUTPUT_TOKENS: Final = 512
 SOCKET: Final = "model.sock"
+TRY_SECONDS: Final = 20.0
 
 
 def weights() -> Path | None:
@@ -45,6 +48,27 @@ def problem(model_path: str | None = None) -> str | None:
     if model_path is not None:
         return None if os.access(model_path, os.R_OK) else f"there is no readable file {model_path}"
     return None if weights() is not None else "the local demonstration model is not installed"
+
+
+def engine_trouble() -> str | None:
+    """Why the engine cannot be imported on this machine, or None. It is tried in a process of its own, which may crash.
+
+    Being installed is not enough: a wheel for another processor or C library ends at its first instruction.
+    """
+    try:
+        tried = subprocess.run(
+            [sys.executable, "-I", "-c", f"import {ENGINE}"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=TRY_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"the engine of local models could not be imported within {TRY_SECONDS:.0f} s"
+    if tried.returncode == 0:
+        return None
+    last = tried.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or [f"status {tried.returncode}"]
+    return f"the engine of local models cannot be imported: {last[0][:200]}"
 
 
 def stream(

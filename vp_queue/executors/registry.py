@@ -49,6 +49,17 @@ def executor(name: str) -> Executor:
     return made
 
 
+def check_mission(name: str, metadata: Mapping[str, str], constraints: Mapping[str, Any]) -> None:
+    """Let the executor look at what a mission asks for, if it has a word to say about it.
+
+    Raises:
+        UnfitMission: it could never carry it out.
+    """
+    check = getattr(executor(name), "check", None)
+    if check is not None:
+        check(metadata, constraints)
+
+
 def lately_available(name: str, options: Mapping[str, Any]) -> Availability:
     """The same, but a yes may be ``YES_SECONDS`` old: to look for a program or package takes as long as a dispatch.
 

@@ -25,12 +25,13 @@ from vp_queue.contracts.views import EventView
 from vp_queue.errors import ExecutorUnavailable, VpError, by_code
 from vp_queue.executors import model_local
 from vp_queue.operations import coder_demo, installation, supervision
-from vp_queue.operations.programs import place
+from vp_queue.operations.programs import place, stand_ins
 
 GENERALIST: Final = "vp.general.primary"
 CODER: Final = "vp.coder.primary"
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 MISSION_SECONDS: Final = 120
+PREFIX: Final = "vp-demo-"
 EVENTS_AT_ONCE: Final = 100
 
 POEM: Final = "Write a poem of eight short lines about a patient queue that keeps its promises."
@@ -173,19 +174,20 @@ def demonstration(*, keep: bool) -> Iterator[Demonstration]:
     missing = coder_demo.missing()
     if missing is not None:
         raise ExecutorUnavailable(f"The demonstration needs git and pytest: {missing}")
+    _remove_stand_ins()
     signals: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
         signals.append(number)
 
     before = {number: signal.signal(number, note) for number in SIGNALS}
-    folder = Path(tempfile.mkdtemp(prefix="vp-demo-")).resolve()
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX)).resolve()
     try:
         with _own_environment(folder):
             try:
                 yield Demonstration(folder, signals)
             finally:
-                _stop(keep)
+                _stop()
     finally:
         if not keep:
             shutil.rmtree(folder, ignore_errors=True)
@@ -207,14 +209,23 @@ def _own_environment(folder: Path) -> Iterator[None]:
         os.environ.update(before)
 
 
-def _stop(keep: bool) -> None:
+def _stop() -> None:
     """End supervisord and all it started, also one that is just starting."""
     settings = config.load()
     if settings.run_dir.is_dir():
         supervision.down(settings)
     stand_in = place(settings.home).short  # of run/, where the temporary folder's path is too long for a socket
-    if stand_in is not None and not keep:
+    if stand_in is not None:  # a kept demonstration's is made again, should anybody start it
         shutil.rmtree(stand_in, ignore_errors=True)
+
+
+def _remove_stand_ins() -> None:
+    """Remove the short folders in /tmp that killed demonstrations left: their VP_HOME is gone, or idle."""
+    for left in stand_ins():
+        if left.home.is_dir() and not (left.home.parent.name.startswith(PREFIX) and supervision.is_down(left)):
+            continue
+        if left.short is not None:
+            shutil.rmtree(left.short, ignore_errors=True)
 
 
 def _ok(answer: dict[str, Any]) -> dict[str, Any]:

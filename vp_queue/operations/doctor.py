@@ -280,7 +280,7 @@ def _readable(settings: Settings) -> bool:
 
 
 def _local_model() -> Check:
-    missing = model_local.problem()
+    missing = model_local.problem() or model_local.engine_trouble()
     if missing is None:
         return check("local model", True, f"{model_local.weights()} (for demonstration)")
     fix = "Not needed where every model VP has a base_url. For a try without keys, run: vp model fetch"

@@ -11,6 +11,7 @@ configuration that names them instead.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -89,7 +90,21 @@ def place(home: Path) -> Place:
     if socket_bytes <= _SOCKET_BYTES and _PLAIN.fullmatch(str(home)):
         return Place(home, None)
     digest = hashlib.sha256(os.fsencode(home)).hexdigest()[:16]
-    return Place(home, _SHORT_ROOT / f"vp-queue-{os.getuid()}-{digest}")
+    return Place(home, _SHORT_ROOT / f"{_stand_in_prefix()}{digest}")
+
+
+def stand_ins() -> list[Place]:
+    """The places of this user whose run/ is in a short folder, whatever became of their VP_HOME."""
+    found = []
+    for folder in _SHORT_ROOT.glob(f"{_stand_in_prefix()}*"):
+        with contextlib.suppress(OSError):
+            if folder.lstat().st_uid == os.getuid() and not folder.is_symlink():
+                found.append(Place(Path(os.readlink(folder / "home")), folder))
+    return found
+
+
+def _stand_in_prefix() -> str:
+    return f"vp-queue-{os.getuid()}-"
 
 
 def write(where: Place, settings: Settings) -> None:

@@ -252,6 +252,18 @@ def _polled(look: Callable[[], Found | None], seconds: float) -> Found | None:
         time.sleep(POLL_SECONDS)
 
 
+def is_down(where: Place) -> bool:
+    """Whether no supervisord runs there, and none is being started or stopped."""
+    for lock in (where.home / "run" / "up.lock", where.lock):
+        if not lock.exists():
+            continue
+        held = _take(lock)
+        if held is None:
+            return False
+        os.close(held)
+    return connect(where.socket) is None
+
+
 # --- starting -----------------------------------------------------------------------------------
 
 

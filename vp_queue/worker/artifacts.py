@@ -21,19 +21,14 @@ from pathlib import Path
 from typing import Final, Literal
 
 from vp_queue.contracts import limits as contract
+from vp_queue.contracts import paths
 from vp_queue.contracts.paths import check_relative_path, has_control_characters, matches_any, printable
 from vp_queue.worker import confined
 from vp_queue.worker.confined import closing
 
-# Left out by name, folders and files alike: version control and what tools can make again.
-EXCLUDED_NAMES: Final = frozenset(
-    {
-        *(b".git", b".hg", b".svn"),
-        *(b"__pycache__", b".pytest_cache", b".mypy_cache", b".ruff_cache"),
-        *(b"node_modules", b".venv"),
-    }
-)
-EXCLUDED_SUFFIXES: Final = (b".pyc",)
+# Left out by name, folders and files alike.
+EXCLUDED_NAMES: Final = frozenset(map(os.fsencode, paths.EXCLUDED_NAMES))
+EXCLUDED_SUFFIXES: Final = tuple(map(os.fsencode, paths.EXCLUDED_SUFFIXES))
 
 SNIFF_BYTES: Final = 4_096
 # <vp folder>/<mission id>/attempt-<n>/work_products: where a link is refused.

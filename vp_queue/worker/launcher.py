@@ -17,7 +17,8 @@ but the control socket, and end-of-file there ends it. It serves one specificati
 
 Lines of JSON from the worker: the specification (with the program's descriptors beside it, as
 SCM_RIGHTS), ``{"release": true}``, ``{"stop": grace seconds}``; to the worker: ``{"began": true}`` before
-anything is done, ``{"started": …}`` or ``{"failed": …}``, ``{"output": bytes so far}``, ``{"exit": …}``.
+anything is done, ``{"started": …}`` or ``{"failed": …}``, ``{"running": true}`` once the gate has been passed,
+``{"output": bytes so far}``, ``{"exit": …}``.
 """
 
 from __future__ import annotations
@@ -217,6 +218,7 @@ class _Launcher:
         if not data:  # closed by exec, or by the child's death
             os.close(self.errors)
             self.errors = None
+            self._say({"running": True})
 
     def _on_output(self) -> bool:
         """Take in a chunk of what the program printed; False if there was none."""

@@ -146,7 +146,6 @@ class LaunchedProgram:
     def release(self) -> None:
         """Open the gate: the program starts now."""
         self._say({"release": True})
-        standby.replenish()  # not before: the program shall not wait for it
 
     def stop(self, grace_seconds: float) -> None:
         """TERM to the tree, and KILL after the grace. Returns at once; see :meth:`wait`.
@@ -226,6 +225,8 @@ class LaunchedProgram:
         if "output" in message:
             self.log_bytes = message["output"]
             self.last_output_monotonic = time.monotonic()
+        elif "running" in message:
+            standby.replenish()  # not before: to start an interpreter beside it would hold up the program
         elif "ended" in message:
             self.ended_by_itself = message["ended"]
         elif "exit" in message:

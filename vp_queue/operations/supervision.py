@@ -8,7 +8,6 @@ cannot take it starts no second one. Its descriptor does not reach the programs.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import subprocess
@@ -16,7 +15,7 @@ import sys
 import sysconfig
 import time
 import xmlrpc.client
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar
@@ -26,6 +25,7 @@ from vp_queue.config import Settings
 from vp_queue.errors import ConfigurationError, InternalError, LedgerBusy, VpDisabled
 from vp_queue.ledger import database
 from vp_queue.operations.programs import KEEPER, Place, place, wanted_programs, write
+from vp_queue.operations.supervision_locks import POLL_SECONDS, at_work, polled, take
 from vp_queue.operations.supervisord import STOPPED_STATES, Supervisord, connect
 
 Found = TypeVar("Found")
@@ -36,8 +36,6 @@ RUNNING_WAIT_SECONDS: Final = 30.0
 BACKOFF_PATIENCE_SECONDS: Final = 4.0
 STOP_WAIT_SECONDS: Final = 32.0  # supervisord's stopwaitsecs=30, and its own tick
 EXIT_WAIT_SECONDS: Final = 8.0
-LOCK_WAIT_SECONDS: Final = 60.0
-POLL_SECONDS: Final = 0.05
 LOG_TAIL_BYTES: Final = 2_000
 
 
@@ -70,7 +68,7 @@ def up(settings: Settings, detach: bool) -> dict[str, Any]:
     missions.ready(settings)
     database.check_intact()
     where = place(settings.home)
-    with _at_work(settings):
+    with at_work(settings):
         write(where, settings)
         running, started = _found_or_started(where, settings, detach)
         changes = Changes() if started else _update(running, settings)
@@ -90,10 +88,10 @@ def down(settings: Settings) -> dict[str, Any]:
     where = place(settings.home)
     if not where.lock.exists() and connect(where.socket) is None:
         return {"was_running": False, "stopped": []}
-    with _at_work(settings):
+    with at_work(settings):
         running = connect(where.socket)
         if running is None:
-            held = _take(where.lock)
+            held = take(where.lock)
             if held is not None:
                 os.close(held)
                 return {"was_running": False, "stopped": []}
@@ -122,7 +120,7 @@ def start_anew(settings: Settings, program: str) -> None:
         InternalError: it did not come up; the message ends with its log.
     """
     where = place(settings.home)
-    with _at_work(settings):
+    with at_work(settings):
         running = connect(where.socket)
         if running is None:
             raise ConfigurationError("No supervisord of this VP_HOME runs. Start it: vp up --detach")
@@ -136,8 +134,8 @@ def start_anew(settings: Settings, program: str) -> None:
 def held_down(settings: Settings) -> Iterator[None]:
     """Within the block no supervisord of this VP_HOME runs, or can be started; LedgerBusy if one does."""
     where = place(settings.home)
-    with _at_work(settings), contextlib.ExitStack() as held:
-        lock = _take(where.lock)
+    with at_work(settings), contextlib.ExitStack() as held:
+        lock = take(where.lock)
         if lock is not None:
             held.callback(os.close, lock)
         if lock is None or connect(where.socket) is not None:
@@ -213,51 +211,12 @@ def _program(where: Place, info: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-# --- locks --------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _at_work(settings: Settings) -> Iterator[None]:
-    """One ``up`` or ``down`` at a time. The descriptor closes on exec."""
-    lock = settings.run_dir / "up.lock"
-    held = _polled(lambda: _take(lock), LOCK_WAIT_SECONDS)
-    if held is None:
-        raise InternalError(
-            f"Another `vp up` or `vp down` has been at work for {LOCK_WAIT_SECONDS:.0f} s; it holds {lock}."
-        )
-    try:
-        yield
-    finally:
-        os.close(held)
-
-
-def _take(lock: Path) -> int | None:
-    """Take the lock if nobody holds it; closing the descriptor gives it back."""
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor
-
-
-def _polled(look: Callable[[], Found | None], seconds: float) -> Found | None:
-    """What ``look`` finds, asked again until the time is up."""
-    deadline = clock.monotonic() + seconds
-    while True:
-        found = look()
-        if found is not None or clock.monotonic() > deadline:
-            return found
-        time.sleep(POLL_SECONDS)
-
-
 def is_down(where: Place) -> bool:
     """Whether no supervisord runs there, and none is being started or stopped."""
     for lock in (where.home / "run" / "up.lock", where.lock):
         if not lock.exists():
             continue
-        held = _take(lock)
+        held = take(lock)
         if held is None:
             return False
         os.close(held)
@@ -269,7 +228,7 @@ def is_down(where: Place) -> bool:
 
 def _found_or_started(where: Place, settings: Settings, detach: bool) -> tuple[Supervisord, bool]:
     """The supervisord that runs, or one started now; the second value says which."""
-    held = _take(where.lock)
+    held = take(where.lock)
     if held is None:
         return _await_answer(where), False
     try:
@@ -313,7 +272,7 @@ def _spawn(where: Place, settings: Settings, held: int) -> Supervisord:
             pass_fds=(held,),
             umask=0o077,
         )
-    running = _polled(lambda: connect(where.socket) or (process.poll() is not None or None), ANSWER_WAIT_SECONDS)
+    running = polled(lambda: connect(where.socket) or (process.poll() is not None or None), ANSWER_WAIT_SECONDS)
     if isinstance(running, Supervisord):
         return running
     ended = f"ended with status {process.returncode}" if process.returncode is not None else "does not answer"
@@ -322,7 +281,7 @@ def _spawn(where: Place, settings: Settings, held: int) -> Supervisord:
 
 def _await_answer(where: Place) -> Supervisord:
     """The supervisord that holds the lock, once it listens."""
-    running = _polled(lambda: connect(where.socket), ANSWER_WAIT_SECONDS)
+    running = polled(lambda: connect(where.socket), ANSWER_WAIT_SECONDS)
     if running is None:
         raise InternalError(
             f"A supervisord holds {where.lock} but does not answer on {where.socket}. "
@@ -396,7 +355,7 @@ def _stop(running: Supervisord, names: Sequence[str]) -> None:
         states = {p["name"]: p["statename"] for p in running.programs()}
         return True if all(states.get(name, "STOPPED") in STOPPED_STATES for name in names) else None
 
-    _polled(stopped, STOP_WAIT_SECONDS)
+    polled(stopped, STOP_WAIT_SECONDS)
 
 
 def _await_exit(watched: Mapping[int, int | None]) -> list[int]:
@@ -405,7 +364,7 @@ def _await_exit(watched: Mapping[int, int | None]) -> list[int]:
     def left() -> list[int]:
         return [pid for pid, start in watched.items() if start and clock.process_start_ticks(pid) == start]
 
-    _polled(lambda: None if left() else True, EXIT_WAIT_SECONDS)
+    polled(lambda: None if left() else True, EXIT_WAIT_SECONDS)
     return left()
 
 

@@ -18,7 +18,7 @@ from peewee import IntegrityError
 from tests.faults.machine import LedgerMachine
 
 FAST_EXAMPLES, LONG_EXAMPLES, MUTANT_EXAMPLES, STEPS = 25, 2_000, 400, 50
-PARTS = 20  # of the long run: no single test may take more than five minutes
+PARTS = 50  # of the long run: no single test may take more than five minutes
 
 # Each guard whose removal the machine must notice: how it is noticed, and a seed that shows it soon (any other
 # does, later).

@@ -23,7 +23,7 @@ except VpError as error:
     sys.exit(f"This consumer cannot start: {error.message}")
 
 on_interrupted(huey, worker.stop_all)
-huey.on_startup()(worker.start)
+huey.on_startup()(worker.begin)
 
 # Last, so that these may say `from vp_queue.tasks.app import huey` and `@huey.signal("mission.completed")`.
 for module in settings.imports:

@@ -13,3 +13,14 @@ def outlives_supervisord() -> None:
 
     consumer.end_with_supervisord = lambda: None
     recovery.end_with_supervisord = lambda: None
+
+
+@mutant
+def registers_once() -> None:
+    """A consumer that tries once to register when it starts."""
+    from vp_queue.worker.consumer import MissionWorker
+
+    def once(self: MissionWorker) -> None:
+        self.start()
+
+    MissionWorker.begin = once  # type: ignore[method-assign]

@@ -12,7 +12,7 @@ from typing import Final
 from vp_queue import clock
 from vp_queue.config import Profile, Settings
 from vp_queue.contracts import WorkerState
-from vp_queue.errors import VpError
+from vp_queue.errors import LedgerBusy, VpError
 from vp_queue.ledger import database, fleet
 from vp_queue.ledger.guard import LedgerGuard
 from vp_queue.ledger.records import WorkerIdentity
@@ -65,6 +65,15 @@ class MissionWorker:
                 worker_id = self._identity.worker_id
                 threading.Thread(target=self._at_start, args=(worker_id,), name="at-start", daemon=True).start()
             return self._identity
+
+    def begin(self) -> None:
+        """:meth:`start`, however long the ledger is locked: an idle worker that gave up would be known to nobody."""
+        while True:
+            try:
+                self.start()
+                return
+            except LedgerBusy as error:  # it waited 8 s
+                logger.warning("not registered yet: %s", error)
 
     def run(self, mission_id: str, attempt: int) -> None:
         """The body of the Huey task: run the attempt if it can be claimed."""

@@ -135,6 +135,12 @@ class Settings:
         except ValueError as error:
             raise ConfigurationError(f"database_url: {error}", key="database_url") from None
 
+    @functools.cached_property
+    def disk_folders(self) -> tuple[str, ...]:
+        """Where things are written: VP_HOME, the ledger's folder, the workspaces root; each once."""
+        folders = (self.home, self.database_path.parent, self.workspaces_root)
+        return tuple(dict.fromkeys(map(os.fspath, folders)))
+
     @property
     def run_dir(self) -> Path:
         """Sockets, locks and pids of running processes."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from vp_queue.config import Settings
@@ -47,21 +46,21 @@ class Space:
 def measure(settings: Settings) -> list[Space]:
     """The disks of VP_HOME, the ledger and the workspaces, each once; a folder that is not there yet is left out."""
     found: dict[tuple[int, int, int], Space] = {}
-    for folder in (settings.home, settings.database_path.parent, settings.workspaces_root):
+    for folder in settings.disk_folders:
         space, disk = _space(folder, settings.min_free_bytes)
         if space is not None:
             found.setdefault(disk, space)
     return list(found.values())
 
 
-def _space(folder: Path, min_free_bytes: int | None) -> tuple[Space | None, tuple[int, int, int]]:
+def _space(folder: str, min_free_bytes: int | None) -> tuple[Space | None, tuple[int, int, int]]:
     try:
         about = os.statvfs(folder)
     except OSError:
         return None, (0, 0, 0)
     free, size = about.f_bavail * about.f_frsize, about.f_blocks * about.f_frsize
     by_size = min(size // DEFAULT_DIVISOR, DEFAULT_MOST_BYTES)
-    return Space(str(folder), free, by_size if min_free_bytes is None else min_free_bytes), (about.f_fsid, size, free)
+    return Space(folder, free, by_size if min_free_bytes is None else min_free_bytes), (about.f_fsid, size, free)
 
 
 def check(settings: Settings) -> None:

@@ -310,7 +310,7 @@ def _begun_unsynced(ledger: Ledger) -> Iterator[None]:
 @contextlib.contextmanager
 def _begun(ledger: Ledger) -> Iterator[None]:
     deadline = clock.monotonic() + limits.WRITE_WAIT_SECONDS
-    atomic = ledger.db.atomic("immediate")
+    atomic = ledger.db.transaction("immediate")
     while True:
         try:
             atomic.__enter__()

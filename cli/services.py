@@ -92,7 +92,8 @@ def restart_command(vp_id: str, timeout: float, as_json: bool) -> int:
     if as_json:
         output.print_json(answer)
     elif answer["restarted"]:
-        click.echo(f"{vp_id} was restarted.")
+        still = answer["vp"]["draining"] or answer["vp"]["paused"]
+        click.echo(f"{vp_id} was restarted." + (f" It is still on hold: vp resume {vp_id}" if still else ""))
     else:
         click.echo(f"{vp_id} was not restarted: its missions still run. It goes on as before.")
     return 0 if answer["restarted"] else output.WAIT_TIMED_OUT

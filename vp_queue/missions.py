@@ -322,13 +322,13 @@ def drain(vp_id: str, reason: str | None = None) -> views.VpView:
     return _decided(vp_id, lambda tx: fleet.set_draining(tx, vp_id, reason))
 
 
-def resume(vp_id: str, *, keep_pause: bool = False) -> views.VpView:
+def resume(vp_id: str, *, only_drain_for: str | None = None) -> views.VpView:
     """Take from a VP's queue again.
 
     Args:
-        keep_pause: end only its draining.
+        only_drain_for: end only a draining for this reason.
     """
-    return _decided(vp_id, lambda tx: fleet.resume(tx, vp_id, keep_pause=keep_pause))
+    return _decided(vp_id, lambda tx: fleet.resume(tx, vp_id, only_drain_for=only_drain_for))
 
 
 def _decided(vp_id: str, decide: Callable[[database.Transaction], bool]) -> views.VpView:

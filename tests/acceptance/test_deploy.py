@@ -158,6 +158,32 @@ def test_a_restart_that_does_not_come_about_leaves_everything_as_it_was(up: Home
     assert ended(running)["status"] == "completed"
 
 
+def test_an_operators_drain_outlasts_a_restart_and_what_a_killed_one_left_the_next_one_ends(up: Home) -> None:
+    running = shell(GATED)["mission_id"]
+    begun(up, running)
+    killed = up.start("vp", "restart", GENERAL)
+    until(lambda: general()["draining"], "it drains")
+    killed.kill()
+    killed.wait()
+    assert general()["draining"], "nobody is left to end it"
+    second = up.start("vp", "restart", GENERAL)
+    until(lambda: f"{GENERAL}: 1 running" in up.logs(), "it waits")
+    third = vp(up, "restart", GENERAL, expected=70)["error"]
+    assert "is at work" in third["message"]
+    let_go(up, running)
+    assert second.wait(60) == 0, up.logs()
+    assert not general()["draining"]
+    running = shell(GATED)["mission_id"]
+    begun(up, running)
+    fourth = up.start("vp", "restart", GENERAL)
+    until(lambda: general()["draining"], "it drains")
+    vp(up, "drain", GENERAL, "--reason", "maintenance")
+    let_go(up, running)
+    assert fourth.wait(60) == 0, up.logs()
+    assert (general()["draining"], general()["drain_reason"]) == (True, "maintenance")
+    assert "still on hold: vp resume" in up.logs()
+
+
 def test_a_restart_that_does_not_wait_releases_what_runs(up: Home) -> None:
     running = shell(f"test $VP_ATTEMPT -ge 2 || {{ {GATED}; }}")["mission_id"]
     begun(up, running)

@@ -31,7 +31,7 @@ from vp_queue.keeper.retention import Sweeper
 from vp_queue.ledger import database, fleet, leases, queries, transitions, watch
 from vp_queue.ledger.guard import LedgerGuard
 from vp_queue.queue import huey, storage
-from vp_queue.worker.supervised import UNUSABLE_LEDGER, end_with_supervisord
+from vp_queue.worker.supervised import UNUSABLE_LEDGER, drop_what_supervisord_does_not_read, end_with_supervisord
 
 logger = logging.getLogger("vp_queue.keeper")
 
@@ -71,6 +71,7 @@ class Keeper:
     def run(self) -> None:
         """Sweep until :meth:`stop`."""
         end_with_supervisord()
+        drop_what_supervisord_does_not_read()
         while not self._register():
             if self._stop.is_set():
                 return
@@ -116,6 +117,12 @@ class Keeper:
             suspects = list(leases.running(now, self._settings.lost_host_grace_seconds))
             ended = fleet.gone(now, self._settings.lost_host_grace_seconds)
             self._deaths.watch(fleet.processes_here())
+        for suspect, reason in self._rescuer.lost(suspects):
+            if self._stop.is_set():
+                return  # each may take seconds, if its program cannot be killed; the next keeper goes on
+            with kept_apart(suspect.claim.mission_id):
+                self._rescuer.rescue(suspect, reason)
+        end_workers(ended)
         for mission_id in expired:
             with kept_apart(mission_id):
                 self._expire(mission_id)
@@ -123,10 +130,6 @@ class Keeper:
             with kept_apart(mission_id):
                 self._wake_up(mission_id)
         self._missing_before = set(missing)
-        for suspect, reason in self._rescuer.lost(suspects):
-            with kept_apart(suspect.claim.mission_id):
-                self._rescuer.rescue(suspect, reason)
-        end_workers(ended)
         self._sweep_revocations()
 
     def _expire(self, mission_id: str) -> None:

@@ -10,7 +10,6 @@ import contextlib
 import logging
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
-from pathlib import Path
 from typing import Final
 
 from vp_queue import clock
@@ -22,6 +21,7 @@ from vp_queue.ledger.leases import Suspect
 from vp_queue.ledger.models import Mission
 from vp_queue.ledger.records import Claim, Ending
 from vp_queue.worker import log
+from vp_queue.worker.reports import clean
 from vp_queue.worker.tree import TreeIdentity, end_tree
 from vp_queue.worker.workspace import attempt_path, take_back
 
@@ -33,6 +33,7 @@ KILL_GRACE_SECONDS: Final = 0.0  # its worker is gone: nobody is left to be poli
 CONFIRM_SECONDS: Final = 2.0
 # A take-over that had to wait so long for the write lock: whoever renews leases had to wait, too.
 KEPT_WAITING_SECONDS: Final = 0.5
+MOST_PUT_OFF: Final = 3  # on a disk that is always that slow nothing would be taken over otherwise
 
 
 class Loss(StrEnum):
@@ -55,6 +56,8 @@ class Rescuer:
         self._confirm_seconds = min(CONFIRM_SECONDS, settings.lease_seconds / 3)
         # Lease tokens that had run out at a time when the ledger could be written to, and that time.
         self._ran_out_at: dict[str, float] = {}
+        # How often each of them was put off, because its take-over had to wait.
+        self._put_off: dict[str, int] = {}
 
     def forgive(self) -> None:
         """The ledger could not be written to: leases that ran out meanwhile say nothing about their workers."""
@@ -77,6 +80,7 @@ class Rescuer:
                 fleet.beat(tx, self._rescuer_id)
         now = clock.monotonic()
         self._ran_out_at = {s.claim.token: before.get(s.claim.token, now) for s in ran_out}
+        self._put_off = {token: times for token, times in self._put_off.items() if token in self._ran_out_at}
         confirmed = [s for s in ran_out if now - self._ran_out_at[s.claim.token] >= self._confirm_seconds]
         return [(s, Loss.PROCESS_DIED) for s in dead] + [(s, Loss.LEASE_RAN_OUT) for s in confirmed]
 
@@ -87,10 +91,12 @@ class Rescuer:
             the mission as changed, or None: the worker is alive after all, another rescuer was faster, or the
             executor cannot be proved dead yet (then the lease taken here runs out and we try again).
         """
-        asked = clock.monotonic()
+        asked, token = clock.monotonic(), suspect.claim.token
         with database.write_transaction() as tx:
-            if reason is Loss.LEASE_RAN_OUT and clock.monotonic() - asked > KEPT_WAITING_SECONDS:
-                self.forgive()
+            kept_waiting = clock.monotonic() - asked > KEPT_WAITING_SECONDS
+            if reason is Loss.LEASE_RAN_OUT and kept_waiting and self._put_off.get(token, 0) < MOST_PUT_OFF:
+                self._put_off[token] = self._put_off.get(token, 0) + 1
+                self._ran_out_at.pop(token, None)
                 return None
             taken = leases.take_over(
                 tx,
@@ -112,7 +118,7 @@ class Rescuer:
         path = attempt_path(self._settings.workspaces_root, claim.vp_id, claim.mission_id, claim.attempt)
         with contextlib.suppress(OSError):
             take_back(path)
-        tail = _log_tail(path)
+        tail = clean(log.tail_text(path, limits.LOG_TAIL_BYTES), limits.LOG_TAIL_BYTES) or None
         with database.write_transaction() as tx:
             mission = transitions.lose(
                 tx,
@@ -132,13 +138,6 @@ class Rescuer:
             return self._settings.profile(vp_id)
         except UnknownVp:
             return None  # removed from the configuration while its mission ran
-
-
-def _log_tail(workspace: Path) -> str | None:
-    try:
-        return log.log_tail(workspace, limits.LOG_TAIL_BYTES).decode("utf-8", "replace").replace("\0", "") or None
-    except OSError:
-        return None
 
 
 def died(suspect: Suspect) -> bool:
@@ -180,7 +179,9 @@ def kept_apart(mission_id: str) -> Iterator[None]:
     """Log what goes wrong with one mission and go on with the next; only the ledger's trouble ends a sweep."""
     try:
         yield
-    except (LedgerBusy, LedgerUnavailable):
-        raise
+    except (LedgerBusy, LedgerUnavailable) as error:
+        if not error.details.get("unreadable"):
+            raise
+        logger.error("%s cannot be repaired: %s", mission_id, error.message)
     except Exception:
         logger.exception("repairing %s failed", mission_id)

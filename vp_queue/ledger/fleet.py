@@ -17,6 +17,7 @@ from vp_queue.ledger.records import WorkerIdentity
 
 # Ended workers are kept this long for `vp status`; a consumer that restarts hourly must not fill the table.
 ENDED_WORKERS_KEPT: Final = timedelta(days=1)
+RESTARTING: Final = "vp restart waits for its missions to end"  # why a restart drains
 KEEPER: Final = "keeper"  # the vp_id under which the keeper's own events stand
 
 
@@ -82,7 +83,8 @@ def gone(now: datetime, lost_host_grace_seconds: float) -> list[str]:
     here = clock.host_identity()
     silent = now - timedelta(seconds=lost_host_grace_seconds)
     found = []
-    for row in Worker.select().where(Worker.state.in_((WorkerState.RUNNING, WorkerState.DRAINING))):
+    judged = (Worker.worker_id, Worker.host_identity, Worker.pid, Worker.start_ticks, Worker.heartbeat_at)
+    for row in Worker.select(*judged).where(Worker.state.in_((WorkerState.RUNNING, WorkerState.DRAINING))):
         if row.host_identity == here:
             start = clock.process_start_ticks(row.pid)
             if start is None or start != row.start_ticks:
@@ -116,17 +118,17 @@ def pause(tx: Transaction, vp_id: str, reason: str | None = None) -> bool:
     return True
 
 
-def resume(tx: Transaction, vp_id: str, *, keep_pause: bool = False) -> bool:
+def resume(tx: Transaction, vp_id: str, *, only_drain_for: str | None = None) -> bool:
     """Take from a VP's queue again, whether it was paused or draining. False if it was neither.
 
     Args:
-        keep_pause: only the draining ends; a pause beside it was somebody else's decision.
+        only_drain_for: end only a draining for this reason; another, or a pause, was somebody else's decision.
     """
     ends = {"draining": False, "drain_reason": None, "changed_at": tx.now}
-    condition: Any = Agent.draining
-    if not keep_pause:
+    condition: Any = Agent.draining & (Agent.drain_reason == only_drain_for)
+    if only_drain_for is None:
         ends |= {"paused": False, "pause_reason": None}
-        condition |= Agent.paused
+        condition = Agent.paused | Agent.draining
     if not Agent.update(**ends).where(Agent.vp_id == vp_id, condition).execute():
         return False
     _mark_workers(vp_id, WorkerState.DRAINING, WorkerState.RUNNING)
@@ -140,8 +142,13 @@ def on_hold(vp_id: str) -> bool:
 
 
 def set_draining(tx: Transaction, vp_id: str, reason: str | None = None) -> bool:
-    """Let a VP finish what runs and start nothing more, until it is resumed. False if it was draining already."""
-    if _draining(vp_id):
+    """Let a VP finish what runs and start nothing more, until it is resumed.
+
+    False if it was draining already, and there is nothing new to say of it. An operator's drain takes the place of
+    that of a restart (:data:`RESTARTING`), which then does not end it.
+    """
+    row = Agent.get_or_none(Agent.vp_id == vp_id, Agent.draining)
+    if row is not None and (row.drain_reason == reason or (reason is None and row.drain_reason != RESTARTING)):
         return False
     values = {"draining": True, "drain_reason": reason, "changed_at": tx.now}
     Agent.insert(vp_id=vp_id, **values).on_conflict(conflict_target=[Agent.vp_id], update=values).execute()

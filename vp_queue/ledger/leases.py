@@ -110,8 +110,17 @@ def running(now: datetime, lost_host_grace_seconds: float) -> Iterable[Suspect]:
     """All running attempts, each with what is needed to judge its worker. Reads only."""
     here, boottime_us = clock.host_identity(), clock.boottime_us()
     query = (
+        # Only what it takes to judge: a damaged text in one attempt must not keep the others from repair.
         Attempt.select(
-            Attempt, Mission.vp_id.alias("of_vp"), Worker.pid.alias("pid"), Worker.start_ticks.alias("start")
+            Attempt.mission,
+            Attempt.number,
+            Attempt.lease_token,
+            Attempt.host_identity,
+            Attempt.lease_expires_at,
+            Attempt.lease_expires_boottime_us,
+            Mission.vp_id.alias("of_vp"),
+            Worker.pid.alias("pid"),
+            Worker.start_ticks.alias("start"),
         )
         .join(Mission)
         .join(Worker, JOIN.LEFT_OUTER, on=(Worker.worker_id == fn.COALESCE(Attempt.keeper_id, Attempt.worker_id)))
@@ -170,7 +179,7 @@ def take_over(
             lease_expires_boottime_us=clock.boottime_us() + int(lease_seconds * 1_000_000),
         )
         .where(condition)
-        .returning(Attempt)
+        .returning(Attempt.executor)
         .execute()
     )
     if not rows:

@@ -33,9 +33,9 @@ def translated_errors(path: Path) -> Iterator[None]:
         raise translate(error, path) from error
     except (UnicodeDecodeError, json.JSONDecodeError, OverflowError) as error:
         # SQLite's pages have no checksums: a flipped bit in a text or a time shows only when that is read. One row
-        # that cannot be read is no reason to stop a worker: hence not marked as corrupt.
+        # that cannot be read is no reason to stop a worker, or the repair of all others.
         told = corrupt(path, f"it holds what cannot be read: {type(error).__name__}")
-        del told.details["corrupt"]
+        told.details = {"path": str(path), "unreadable": True}
         raise told from error
 
 

@@ -7,18 +7,19 @@ that is broken off leaves the VP working as before; one that is killed leaves it
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 from vp_queue import missions
 from vp_queue.config import Settings
 from vp_queue.contracts import views
-from vp_queue.errors import ConfigurationError, VpDisabled, VpError
+from vp_queue.errors import ConfigurationError, InternalError, VpDisabled, VpError
+from vp_queue.ledger.fleet import RESTARTING
 from vp_queue.operations import supervision
+from vp_queue.operations.supervision_locks import take
 
 logger = logging.getLogger("vp_queue.operations")
-
-REASON: Final = "vp restart waits for its missions to end"
 
 
 def restart(
@@ -39,7 +40,8 @@ def restart(
     Raises:
         UnknownVp, VpDisabled: there is nothing to restart.
         ConfigurationError: no supervisord runs it.
-        InternalError: the consumer does not come up again; the VP takes missions as soon as it does.
+        InternalError: the consumer does not come up again; the VP takes missions as soon as it does. Or another
+            restart of it is at work.
     """
     if not settings.profile(vp_id).enabled:
         raise VpDisabled(f"{vp_id} is disabled; set enabled = true in {settings.config_path}.", field="vp_id")
@@ -48,9 +50,15 @@ def restart(
             f"No supervisord of this VP_HOME runs {vp_id}. `vp up --detach` starts it; a `vp worker` that you run "
             f"yourself you restart yourself: vp drain {vp_id} --wait, then stop and start it.",
         )
-    was_draining = missions.vp(vp_id).draining
+    lock = settings.run_dir / f"restart.{vp_id}.lock"
+    held = take(lock)
+    if held is None:
+        raise InternalError(f"Another `vp restart {vp_id}` is at work; it holds {lock}.")
+    before = missions.vp(vp_id)
     try:
-        missions.drain(vp_id, REASON)
+        # A drain of an operator's stays as it is; one that a killed restart left is ours to end.
+        if not before.draining:
+            missions.drain(vp_id, RESTARTING)
         idle = timeout_seconds == 0
         if not idle:
             for seen in missions.wait_until_idle(vp_id, timeout_seconds):
@@ -59,14 +67,14 @@ def restart(
         if idle:
             supervision.start_anew(settings, vp_id)
     finally:
-        if not was_draining:
-            _resume(vp_id)
+        _resume(vp_id)
+        os.close(held)
     return {"ok": True, "restarted": idle, "vp": missions.vp(vp_id).dump()}
 
 
 def _resume(vp_id: str) -> None:
     try:
-        missions.resume(vp_id, keep_pause=True)
+        missions.resume(vp_id, only_drain_for=RESTARTING)
     except VpError as error:
         # In place of the error that may be on its way, which tells more.
         logger.error("%s still drains (%s); when the ledger answers again: vp resume %s", vp_id, error.message, vp_id)

@@ -22,19 +22,38 @@ class StopReason(StrEnum):
     LEASE_LOST = "lease_lost"
 
 
+class Wake:
+    """A pipe that becomes readable once, so that select() in the runner wakes at once."""
+
+    def __init__(self) -> None:
+        self.fd, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+    def up(self) -> None:
+        """Make it readable."""
+        os.write(self._write, b"!")
+
+    def close(self) -> None:
+        """Nobody waits any more."""
+        os.close(self.fd)
+        os.close(self._write)
+
+
 class RunningAttempt:
     """One attempt of this process, seen by its runner thread, the lease thread and the main thread."""
 
-    def __init__(self, claim: Claim) -> None:
+    def __init__(self, claim: Claim, wake: Wake | None = None) -> None:
+        """
+        Args:
+            wake: made before the claim; closed with the attempt. One of its own if omitted.
+        """
         self.claim = claim
         self.finished = threading.Event()
         self.last_output_at: datetime | None = None
         self._lock = threading.Lock()
         self._reason: StopReason | None = None
         self._at_once = False
-        # Readable once the attempt must stop, so that select() in the runner wakes at once.
-        self.wake_fd, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._wake_write: int | None = wake_write
+        self._wake: Wake | None = wake or Wake()
+        self.wake_fd = self._wake.fd  # readable once the attempt must stop
 
     @property
     def stop_reason(self) -> StopReason | None:
@@ -57,8 +76,8 @@ class RunningAttempt:
             self._at_once = self._at_once or reason in (StopReason.UNREACHABLE, StopReason.LEASE_LOST)
             if self._reason is None:
                 self._reason = reason
-                if self._wake_write is not None:
-                    os.write(self._wake_write, b"!")
+                if self._wake is not None:
+                    self._wake.up()
             elif reason == StopReason.LEASE_LOST:
                 self._reason = reason
 
@@ -73,8 +92,7 @@ class RunningAttempt:
     def close(self) -> None:
         """The attempt is over, for whoever waits."""
         with self._lock:
-            os.close(self.wake_fd)
-            if self._wake_write is not None:
-                os.close(self._wake_write)
-            self._wake_write = None
+            if self._wake is not None:
+                self._wake.close()
+            self._wake = None
         self.finished.set()

@@ -11,7 +11,7 @@ from typing import Final
 
 from vp_queue import clock
 from vp_queue.config import Profile, Settings
-from vp_queue.contracts import WorkerState
+from vp_queue.contracts import WorkerState, limits
 from vp_queue.errors import LedgerBusy, VpError
 from vp_queue.ledger import database, fleet
 from vp_queue.ledger.guard import LedgerGuard
@@ -20,7 +20,7 @@ from vp_queue.worker import runner, standby
 from vp_queue.worker.attempt import RunningAttempt, StopReason
 from vp_queue.worker.lease import LeaseKeeper
 from vp_queue.worker.runner import AttemptRunner
-from vp_queue.worker.supervised import UNUSABLE_LEDGER, end_with_supervisord
+from vp_queue.worker.supervised import UNUSABLE_LEDGER, drop_what_supervisord_does_not_read, end_with_supervisord
 from vp_queue.worker.workspace import attempt_path
 
 logger = logging.getLogger("vp_queue.worker")
@@ -55,6 +55,7 @@ class MissionWorker:
         with self._lock:
             if self._identity is None:
                 end_with_supervisord()
+                drop_what_supervisord_does_not_read()
                 with database.write_transaction() as tx:
                     self._identity = fleet.register(tx, self._profile.vp_id, self._profile.digest)
                 self._leases.start(self._identity.worker_id)
@@ -103,10 +104,10 @@ class MissionWorker:
         Returns when all are released, or supervisord's patience is nearly over. It is called once per
         interrupted task and once more at exit; the time they may wait is counted from the first call.
         """
+        if self._stop_deadline is None:  # before the lock, which a claim that waits for the ledger may hold
+            self._stop_deadline = clock.monotonic() + STOP_WAIT_SECONDS
+        deadline = self._stop_deadline
         with self._lock:
-            if self._stop_deadline is None:
-                self._stop_deadline = clock.monotonic() + STOP_WAIT_SECONDS
-            deadline = self._stop_deadline
             running = list(self._running)
         for attempt in running:
             attempt.stop(StopReason.INTERRUPTED)
@@ -120,12 +121,13 @@ class MissionWorker:
 
         supervisord starts another, on the ledger that stands there then.
         """
-        logger.critical("this worker ends: %s", why)
-        with self._lock:
-            self._stop_deadline = clock.monotonic()
-            running = list(self._running)
+        self._stop_deadline = clock.monotonic()
+        # Without the lock: a claim on the ledger that is no more may hold it. What is not in the list yet ends when
+        # this process does: its launcher sees to it.
+        running = list(self._running)
         for attempt in running:
             attempt.stop(StopReason.LEASE_LOST)
+        logger.critical("this worker ends: %s", why)
         deadline = clock.monotonic() + STOP_WAIT_SECONDS
         for attempt in running:
             attempt.finished.wait(max(0.0, deadline - clock.monotonic()))
@@ -139,6 +141,8 @@ class MissionWorker:
             return
         self._leases.stop()
         self._guard.stop()
+        if self._stop_deadline is not None and clock.monotonic() > self._stop_deadline - limits.WRITE_WAIT_SECONDS:
+            return  # signing off may wait for the ledger; supervisord does not. The keeper will mark this worker lost
         try:
             with database.write_transaction() as tx:
                 fleet.end(tx, self._identity.worker_id, WorkerState.STOPPED)

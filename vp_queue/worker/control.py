@@ -11,7 +11,7 @@ import logging
 import os
 import selectors
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -149,8 +149,14 @@ class ProgramControl:
             os.close(report_fd)  # the program has its own; ours would keep the reports from ever ending
             if stdin_fd is not None:
                 os.close(stdin_fd)
-        with closing(launched):
+        try:
             yield launched
+        except BaseException:
+            launched.stop(0.0)
+            self._prove_dead(launched)
+            raise
+        finally:
+            launched.close()
 
     def _open_gate(self, launched: process.LaunchedProgram) -> None:
         # Not synced: after a power cut no process is left to be found by it.

@@ -111,8 +111,8 @@ class LeaseKeeper:
                     if token in self._renewed_us:
                         self._renewed_us[token] = began_us
             elif not attempt.finished.is_set() and not attempt.lost and attempt in self._running():
-                logger.error("lease of %s.%s lost", attempt.claim.mission_id, attempt.claim.attempt)
                 attempt.stop(StopReason.LEASE_LOST)
+                logger.error("lease of %s.%s lost", attempt.claim.mission_id, attempt.claim.attempt)
 
     def _look_for_cancels(self) -> None:
         attempts = {attempt.claim.mission_id: attempt for attempt in self._running()}
@@ -137,8 +137,8 @@ class LeaseKeeper:
             overdue = [self._attempts[token] for token, silence in silent_us.items() if silence >= half_us]
         for attempt in overdue:
             if not attempt.at_once:
+                attempt.stop(StopReason.UNREACHABLE)  # first: nothing that could wait, as a log may, comes before
                 name = f"{attempt.claim.mission_id}.{attempt.claim.attempt}"
                 logger.error("%s is given up: no heartbeat succeeded for half a lease", name)
-                attempt.stop(StopReason.UNREACHABLE)
         left = [half_us - silence for silence in silent_us.values() if silence < half_us]
         return min(left, default=half_us) / 1_000_000

@@ -307,3 +307,11 @@ def _open_regular(folder: int, name: str, stack: contextlib.ExitStack) -> tuple[
     stack.callback(os.close, fd)
     status = os.fstat(fd)
     return (status.st_size, fd) if stat.S_ISREG(status.st_mode) else (0, None)
+
+
+def tail_text(workspace: Path, max_bytes: int) -> str:
+    """The end of an attempt's log as text, for a failure; empty where there is none."""
+    try:
+        return log_tail(workspace, max_bytes).decode("utf-8", "replace")
+    except OSError:
+        return ""

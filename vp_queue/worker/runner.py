@@ -30,7 +30,7 @@ from vp_queue.queue import huey
 from vp_queue.worker import artifacts, log
 from vp_queue.worker.account import Account, obstacle
 from vp_queue.worker.artifacts import Collection
-from vp_queue.worker.attempt import RunningAttempt, StopReason
+from vp_queue.worker.attempt import RunningAttempt, StopReason, Wake
 from vp_queue.worker.briefing import as_json, briefing
 from vp_queue.worker.control import ProgramControl
 from vp_queue.worker.redaction import redacted
@@ -88,7 +88,7 @@ class AttemptRunner:
             verdict = Verdict()
         except VpError as error:
             verdict = self._failed(FailureCode.EXECUTOR_ERROR, error.message)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a plugin that exits ends its attempt, not this worker's thread
             logger.exception("executor of %s failed", self._claim.mission_id)
             verdict = self._failed(FailureCode.EXECUTOR_ERROR, f"{type(error).__name__}: {error}")
         if self._running.lost:
@@ -198,8 +198,9 @@ class AttemptRunner:
     def _log_tail(self) -> str | None:
         if self._control is None or self._control.exit is None or self._workspace is None:
             return None
-        tail = log.log_tail(self._workspace.path, limits.LOG_TAIL_BYTES).decode("utf-8", "replace")
-        return clean(self._safe(tail), limits.LOG_TAIL_BYTES) or None
+        return (
+            clean(self._safe(log.tail_text(self._workspace.path, limits.LOG_TAIL_BYTES)), limits.LOG_TAIL_BYTES) or None
+        )
 
     def _finish(self, verdict: Verdict) -> None:
         """Publish what there is and write the end, however long the ledger makes us wait, while the lease holds."""
@@ -361,16 +362,22 @@ def claim(
     Args:
         workspace: where the attempt will work, for the ledger to know before anything is there.
     """
-    with database.write_transaction() as tx:
-        claimed = transitions.claim(
-            tx, mission_id, attempt, worker, lease_seconds, str(workspace) if workspace else None
-        )
-        if claimed is None and transitions.expected_attempt(mission_id) == attempt:
-            mission = queries.mission_row(mission_id)
-            if fleet.on_hold(mission.vp_id):
-                huey.enqueue(tx, mission)
+    wake = Wake()  # first: once the claim is committed nothing may fail, or the mission would run under nobody
+    try:
+        with database.write_transaction() as tx:
+            claimed = transitions.claim(
+                tx, mission_id, attempt, worker, lease_seconds, str(workspace) if workspace else None
+            )
+            if claimed is None and transitions.expected_attempt(mission_id) == attempt:
+                mission = queries.mission_row(mission_id)
+                if fleet.on_hold(mission.vp_id):
+                    huey.enqueue(tx, mission)
+    except BaseException:
+        wake.close()
+        raise
     if claimed is None:
+        wake.close()
         logger.info("wake-up %s.%s is stale; nothing to do", mission_id, attempt)
         return None
     mission, right = claimed
-    return mission, RunningAttempt(right)
+    return mission, RunningAttempt(right, wake)

@@ -1,13 +1,14 @@
-"""Ends this process in good order when the supervisord that started it dies, however it dies.
+"""What a process does that supervisord started: end with it, and never wait for it.
 
 Otherwise a SIGKILL of supervisord leaves consumers that no ``vp down`` knows, beside those that the next
-``vp up`` starts.
+``vp up`` starts; and a supervisord that is stopped, and reads no more, stops whoever logs.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import stat
 import sys
 from pathlib import Path
 
@@ -36,6 +37,19 @@ def end_with_supervisord() -> None:
         orphaned = ours and not any(map(_is_supervisord, _ancestors()))
     if orphaned:
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def drop_what_supervisord_does_not_read() -> None:
+    """Let a write to supervisord's pipe fail where it would wait: lines of the log are lost, nothing else.
+
+    Logging holds a lock while it writes: without this a full pipe would stop the heartbeat, its watchdog, and the
+    loud stop, one after the other.
+    """
+    if "SUPERVISOR_ENABLED" not in os.environ or not _is_supervisord(os.getppid()):
+        return  # a pipe that others write to as well is not ours to change
+    for descriptor in (1, 2):
+        if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+            os.set_blocking(descriptor, False)
 
 
 def _ancestors() -> list[int]:

@@ -128,3 +128,23 @@ def test_a_signal_in_the_midst_of_its_wait_does_not_stop_it_for_good(keeper: Kee
     with keeper._stop._cond:
         keeper.stop()
     until(keeper._stop.is_set, "it is told to stop")
+
+
+@pytest.mark.parametrize("damage", ["usage of a running attempt", "constraints of a queued mission"])
+def test_a_row_that_cannot_be_read_keeps_no_other_from_repair(keeper: Keeper, damage: str) -> None:
+    """SQLite's pages have no checksums: one flipped byte must not end all repair for ever."""
+    worker = dead_worker()
+    damaged, innocent, queued = (shell("true")["mission_id"] for _ in range(3))
+    for mission_id in (damaged, innocent):
+        claimed(mission_id, worker)
+    with database.write_transaction():
+        sql = database.current().db.execute_sql
+        if damage.startswith("usage"):
+            sql("UPDATE vp_attempt SET usage = '{' WHERE mission_id = ?", (damaged,))
+        else:
+            sql("UPDATE vp_mission SET constraints = '{' WHERE id = ?", (queued,))
+            sql("DELETE FROM task")
+            sql("UPDATE vp_mission SET queue_row = NULL WHERE id = ?", (queued,))
+    keeper.sweep()
+    assert status(innocent) == "failed"
+    assert database.current().db.execute_sql("SELECT state FROM vp_worker").fetchone() == ("lost",)

@@ -528,10 +528,10 @@ def test_a_resume_ends_pause_and_drain_and_one_that_keeps_the_pause_the_drain_al
     with write_transaction() as tx:
         fleet.pause(tx, VP, "lunch")
         assert fleet.set_draining(tx, VP, "deploy")
-        assert not fleet.set_draining(tx, VP, "again")
+        assert not fleet.set_draining(tx, VP, "deploy")
     with write_transaction() as tx:
-        assert fleet.resume(tx, VP, keep_pause=True)
-        assert not fleet.resume(tx, VP, keep_pause=True)
+        assert fleet.resume(tx, VP, only_drain_for="deploy")
+        assert not fleet.resume(tx, VP, only_drain_for="deploy")
     assert fleet.on_hold(VP)
     assert Agent.get_by_id(VP).pause_reason == "lunch"
     with write_transaction() as tx:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.clocks import Clocks
+from tests.harness import until
 from vp_queue import clock
 from vp_queue.ledger import database
 from vp_queue.ledger.records import Claim
@@ -94,3 +98,35 @@ def test_a_heartbeat_that_hangs_is_noticed_by_the_watchdog_and_by_nothing_else(
     assert stopped.wait(30 if guarded else 2.0) is guarded
     keeper.stop()
     let_go.set()
+
+
+@pytest.mark.parametrize("dropping", [True, False])
+def test_a_log_that_nobody_reads_does_not_hold_up_the_watchdog(
+    tmp_path: Path, attempt: RunningAttempt, monkeypatch: pytest.MonkeyPatch, dropping: bool
+) -> None:
+    """A stopped supervisord does not read its pipe: whoever logs would wait, and hold the log's lock meanwhile."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while os.write(writer, b"x" * 4096):
+            pass
+    os.set_blocking(writer, not dropping)
+    stream = logging.StreamHandler(os.fdopen(writer, "w"))
+    logger = logging.getLogger("vp_queue.worker")
+    monkeypatch.setattr(logger, "handlers", [stream])
+    monkeypatch.setattr(logger, "propagate", False)
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    database.open_ledger(tmp_path / "vp_state.db")
+    keeper = LeaseKeeper(30)
+    keeper.add(attempt, clock.boottime_us() - 20_000_000)
+    watchdog = threading.Thread(target=keeper.give_up_overdue, daemon=True)
+    watchdog.start()
+    until(lambda: attempt.at_once, "the attempt is given up before anything is logged")
+    watchdog.join(30 if dropping else 1)
+    assert watchdog.is_alive() is not dropping
+    os.read(reader, 1 << 20)
+    watchdog.join()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(OSError):
+        stream.stream.close()
+    os.close(reader)

@@ -73,7 +73,7 @@ class LedgerMachine(Stage):
         turns: int,
         twins: bool = False,
     ) -> None:
-        """A dispatcher comes so far; of twins, which ask for the same, both do."""
+        """A dispatcher comes so far; twins, which ask for the same, both do, and then go on."""
 
         def later(seconds: int | None) -> str | None:
             return None if seconds is None else clock.as_text(clock.now() + timedelta(seconds=seconds))
@@ -93,6 +93,8 @@ class LedgerMachine(Stage):
         for _ in range(1 + twins):
             self.dispatchers.append(Dispatcher(self.world, self.world.hosts[HERE], **request))
             self.move(self.dispatchers[-1], turns)
+        for twin in self.dispatchers[-2:] if twins else ():
+            self.move(twin, 20)
 
     @precondition(lambda self: self.movable(self.dispatchers))
     @rule(which=ANY)
@@ -308,10 +310,15 @@ class LedgerMachine(Stage):
     def time_passes(self, seconds: int) -> None:
         self.let_pass(seconds)
 
-    @rule(days=st.sampled_from([-1, 1]))
-    def the_wall_clock_jumps(self, days: int) -> None:
+    @rule(days=st.sampled_from([-1, 1]), looked_at=st.booleans())
+    def the_wall_clock_jumps(self, days: int, looked_at: bool) -> None:
+        """And a keeper looks, before any heartbeat has told the new time and after its patience."""
         if abs(self.world.wall_offset + timedelta(days=days)) <= timedelta(days=1):
             self.world.wall_offset += timedelta(days=days)
+        for keeper in self.movable(self.keepers)[:1] if looked_at else ():
+            self.sweep(keeper)
+            self.world.elapsed += CONFIRM_SECONDS + 1
+            self.sweep(keeper)
 
     @precondition(lambda self: self.witness.claims)
     @rule(which=ANY, write=st.sampled_from(sorted(WRITES)))

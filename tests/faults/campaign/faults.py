@@ -15,6 +15,7 @@ from tests.faults.campaign.notes import Notes, boottime
 from tests.faults.campaign.plan import VPS, FaultSpec
 from tests.faults.campaign.processes import Found
 
+AGAIN_SECONDS: Final = 0.5
 SIGNALS: Final = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "stop": signal.SIGSTOP}
 # An outsider that holds the write lock. cysqlite, as the ledger itself: two SQLite libraries would disturb each other.
 LOCKER: Final = """
@@ -132,4 +133,7 @@ class Injector:
             self._later(fault.seconds, lambda: self._resume(vp_id))
 
     def _resume(self, vp_id: str) -> None:
-        self._fleet.vp("resume", vp_id)
+        if any(vp_id in command.argv for command in self._fleet.commands):  # what is to be undone is not yet done
+            self._later(AGAIN_SECONDS, lambda: self._resume(vp_id))
+        else:
+            self._fleet.vp("resume", vp_id)

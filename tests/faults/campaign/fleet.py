@@ -18,6 +18,7 @@ from tests.harness import BIN, ROOT
 
 GUARD_SECONDS: Final = 1.0
 COMMAND_SECONDS: Final = 150.0  # an `up` waits for another 60 s, then 30 s for its programs
+TRY_AGAIN: Final = 75  # exit status of what the ledger was too busy for (EX_TEMPFAIL)
 KEEPER: Final = "keeper"
 
 CONFIG: Final = """
@@ -152,6 +153,8 @@ class Fleet:
             if command.process.poll() is not None:
                 self.commands.remove(command)
                 self.journal.write(did=command.argv, status=command.process.returncode, seconds=round(took, 3))
+                if command.argv[0] == "resume" and command.process.returncode == TRY_AGAIN:
+                    self.vp(*command.argv)
 
     def known(self) -> list[int]:
         """Pids of children that their Popen objects reap."""

@@ -362,7 +362,7 @@ def spoken_commands(text: str) -> Iterator[tuple[str, str]]:
     fenced = [line for name, code in FENCE.findall(text) if name in ("console", "sh") for line in code.splitlines()]
     indented = re.findall(r"^    (?:\$ )?vp .*$", FENCE.sub("", text), re.MULTILINE)
     for code in (*fenced, *ticked(text), *indented):
-        for found in re.finditer(r"(?:^|[\s;&(])vp ([a-z]+)\b([^;&|]*)", code):
+        for found in re.finditer(r"(?:^|[\s;&(])vp ([a-z]+)\b([^;&|,]*)", code):
             yield found[1], found[2]
 
 

@@ -98,7 +98,7 @@ def leaves_the_workspaces() -> None:
     """A restore that does not care for what attempts after the backup left."""
     from vp_queue.operations import copies
 
-    copies._move_later_attempts = lambda settings: []
+    copies._move_later_attempts = lambda settings, file, old: []
 
 
 @mutant

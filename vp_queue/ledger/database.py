@@ -1,8 +1,9 @@
 """Opens the ledger and owns every transaction on it.
 
-One process has one *current* ledger, bound to the models; each thread gets its own SQLite connection
-(Peewee's thread-local state) and a forked child starts with none. The driver is cysqlite, whose
-SQLite has the WAL-reset fix that the standard library's on Debian 12 lacks.
+One process has one *current* ledger; each thread gets its own SQLite connection (Peewee's thread-local state) and
+a forked child starts with none. A transaction stays with the ledger it began on, whatever other threads open
+meanwhile, and so do the models in its thread. The driver is cysqlite, whose SQLite has the WAL-reset fix that the
+standard library's on Debian 12 lacks.
 
 There are two ways in: :func:`read_transaction` (a snapshot, never blocks or is blocked) and
 :func:`write_transaction` (``BEGIN IMMEDIATE``, bounded waiting, then ``ledger_busy``). A deferred
@@ -38,6 +39,8 @@ logger = logging.getLogger("vp_queue.ledger")
 # One attempt at BEGIN waits this long inside SQLite's (jittered) busy handler; attempts repeat until
 # limits.WRITE_WAIT_SECONDS are over.
 BEGIN_WAIT_SECONDS: Final = 2.0
+Identity = tuple[int, int]  # of a file: its device and inode
+GONE: Final[Identity] = (0, 0)  # there is none
 FCNTL_PERSIST_WAL: Final = 10  # SQLITE_FCNTL_PERSIST_WAL
 OPEN_READWRITE: Final[int] = getattr(cysqlite, "SQLITE_OPEN_READWRITE")  # noqa: B009  made at run time
 NORMAL: Final = 1  # of PRAGMA synchronous: in a log (WAL), only checkpoints wait for the disk
@@ -85,9 +88,9 @@ class LedgerDatabase(CySqliteDatabase):
         if self.is_closed():
             return False
         now = _identity(self._log_path)
-        if self._log.identity is None:
+        if self._log.identity in (None, GONE):
             self._log.identity = now
-        return bool(self._log.identity != now)
+        return now is not None and bool(self._log.identity != now)
 
     def _add_conn_hooks(self, conn: Any) -> None:
         conn.set_busy_handler(BEGIN_WAIT_SECONDS)
@@ -118,8 +121,7 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.db = self._unconnected()
-        # (device, inode) at opening: a file replaced since is another ledger.
-        self.identity: tuple[int, int] | None = None
+        self.identity: Identity | None = None  # at opening: a file replaced since is another ledger
 
     def _unconnected(self) -> LedgerDatabase:
         return LedgerDatabase(
@@ -127,20 +129,28 @@ class Ledger:
         )
 
     def what_became_of_it(self) -> str | None:
-        """None while the file is the one that was opened; else what happened to it, for people."""
+        """None while the file is the one that was opened, or cannot be looked at now; else what happened to it."""
         now = _identity(self.path)
-        if now == self.identity:
+        if now is None or self.identity in (None, now):
             return None
-        return f"the ledger {self.path} was {'removed' if now is None else 'replaced by another file'}"
+        return f"the ledger {self.path} was {'removed' if now == GONE else 'replaced by another file'}"
 
     def renew(self) -> None:
         """Start without connections: a fork closed those there were."""
         self.db = self._unconnected()
-        models.database_proxy.initialize(self.db)
 
 
+class _ThreadsDatabase:
+    """What the models are bound to: the database of the ledger that is :func:`current` in the asking thread."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(current().db, name)
+
+
+models.database_proxy.initialize(_ThreadsDatabase())
 _lock = threading.RLock()
 _current: Ledger | None = None
+_mine = threading.local()  # the ledger that this thread's open transaction began on
 _observers: list[CommitObserver] = []
 
 
@@ -162,30 +172,32 @@ def open_ledger(path: Path, *, anew: bool = False) -> Ledger:
         return current()
     with _lock, forks.passage(), translated_errors(path):
         if is_current(path):
-            # Another thread opened it meanwhile. A second one would bind the models to other connections
-            # in the midst of that thread's transaction, which then waits for itself.
-            return current()
+            return current()  # another thread opened it meanwhile
         if _current is not None:
             close_thread_connection()
         ledger = Ledger(path)
         schema.ensure(ledger.db, path, anew=anew)
         ledger.identity = _identity(path)
-        models.database_proxy.initialize(ledger.db)
         _current = ledger
         return ledger
 
 
 def is_current(path: Path) -> bool:
-    """Whether the ledger at ``path`` is open here, and still the same file."""
+    """Whether the ledger at ``path`` is open here, and still the same file as far as can be told."""
     ledger = _current
-    return ledger is not None and ledger.path == path and ledger.identity == _identity(path)
+    return ledger is not None and ledger.path == path and ledger.what_became_of_it() is None
 
 
 def current() -> Ledger:
-    """The ledger that :func:`open_ledger` made current."""
-    if _current is None:
+    """The ledger of this thread's open transaction; else the one that :func:`open_ledger` made current.
+
+    What a transaction writes after another thread opened another ledger would else go there, at once and uncommitted
+    by anybody, while the transaction itself commits nothing and says so.
+    """
+    ledger: Ledger | None = getattr(_mine, "ledger", None) or _current
+    if ledger is None:
         raise LedgerUnavailable("The ledger is not open in this process; call open_ledger first.")
-    return _current
+    return ledger
 
 
 def check_intact() -> None:
@@ -212,12 +224,25 @@ def close_thread_connection() -> None:
         _current.db.close()
 
 
-def _identity(path: Path | str) -> tuple[int, int] | None:
+def _identity(path: Path | str) -> Identity | None:
+    """Which file is there, or ``GONE``; None: it cannot be told now, for the disk or its server is in trouble."""
     try:
         stat = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return GONE
     except OSError:
         return None
     return stat.st_dev, stat.st_ino
+
+
+@contextlib.contextmanager
+def _staying_with(ledger: Ledger) -> Iterator[None]:
+    """This ledger is the current one for this thread, whatever others open."""
+    _mine.ledger = ledger
+    try:
+        yield
+    finally:
+        _mine.ledger = None
 
 
 @contextlib.contextmanager
@@ -232,7 +257,7 @@ def read_transaction() -> Iterator[datetime]:
             yield clock.now()
             return
         _reattach(ledger)
-        with ledger.db.atomic("deferred"):
+        with _staying_with(ledger), ledger.db.atomic("deferred"):
             yield clock.now()
 
 
@@ -255,7 +280,7 @@ def write_transaction(*, synced: bool = True) -> Iterator[Transaction]:
         raise RuntimeError("write_transaction does not nest: pass the open Transaction on")
     with forks.passage(), translated_errors(ledger.path):
         _reattach(ledger)
-        with _begun(ledger) if synced else _begun_unsynced(ledger):
+        with _staying_with(ledger), _begun(ledger) if synced else _begun_unsynced(ledger):
             transaction = Transaction(now=clock.now())
             yield transaction
         if ledger.db.log_is_another():
@@ -359,8 +384,8 @@ def _renew() -> None:
 
 def _forget() -> None:
     """In a forked child: nothing is open, and another thread may have held the lock."""
-    global _current, _lock
-    _current, _lock = None, threading.RLock()
+    global _current, _lock, _mine
+    _current, _lock, _mine = None, threading.RLock(), threading.local()
 
 
 forks.after_fork(in_parent=_renew, in_child=_forget)

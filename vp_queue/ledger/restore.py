@@ -101,10 +101,12 @@ def install(copy: Path, path: Path, *, in_use_too: bool) -> Path | None:
 
     Raises:
         LedgerBusy: it is in use; ``details.pids`` says by whom. Nothing was changed.
-        OSError: a file cannot be moved.
+        OSError: a file cannot be moved. Nothing was changed.
+        LedgerUnavailable: more was done or less than that; it says what, and what is left to do.
     """
-    with schema.lock(path) as held:
-        path = Path(os.path.realpath(path))  # SQLite puts the log beside the file that a link leads to
+    named = path
+    with schema.lock(named):
+        path = Path(os.path.realpath(named))  # SQLite puts the log beside the file that a link leads to
         old = aside(path)
         if not in_use_too:
             check_unused(path)
@@ -114,13 +116,14 @@ def install(copy: Path, path: Path, *, in_use_too: bool) -> Path | None:
             try:
                 os.replace(copy, path)
             except OSError:
-                _move(old, path)
+                _move_back(path, old, moved)
                 raise
-            backup.sync(path.parent)
-        os.pwrite(held, schema.STOOD, 0)
+            schema.mark(named)
+            _confirm(path, old if moved else None)
     if moved and not in_use_too and not _size(f"{old}-wal"):
         for suffix in ("-wal", "-shm"):
-            Path(f"{old}{suffix}").unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # empty, and in nobody's way
+                os.unlink(f"{old}{suffix}")
     return old if moved else None
 
 
@@ -179,14 +182,46 @@ def aside(path: Path) -> Path:
     return path.with_name(f"{path.name}.before-restore-{clock.now().strftime('%Y%m%dT%H%M%S.%fZ')}")
 
 
-def _move(source: Path, target: Path) -> bool:
-    """Move a ledger's files together, those there are: perhaps the log alone; whether there were any."""
-    moved = False
+def _move(path: Path, old: Path) -> list[str]:
+    """Move a ledger's files aside together, those there are: perhaps the log alone. Returns their suffixes."""
+    moved: list[str] = []
     for suffix in FILES:
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(f"{source}{suffix}", f"{target}{suffix}")
-            moved = True
+        try:
+            os.rename(f"{path}{suffix}", f"{old}{suffix}")
+        except FileNotFoundError:
+            continue
+        except OSError:
+            _move_back(path, old, moved)
+            raise
+        moved.append(suffix)
     return moved
+
+
+def _move_back(path: Path, old: Path, moved: list[str]) -> None:
+    """Put a ledger's files where they were, the log first: without it the ledger would lose its last writes."""
+    try:
+        for suffix in reversed(moved):
+            os.rename(f"{old}{suffix}", f"{path}{suffix}")
+    except OSError as error:
+        raise LedgerUnavailable(
+            f"{path} was not replaced, and its own files could not all be moved back ({error.strerror}). Give each "
+            f"{old}* the name {path}* again, the -wal first, or restore once more.",
+            path=str(path),
+            kept=str(old),
+        ) from error
+
+
+def _confirm(path: Path, old: Path | None) -> None:
+    try:
+        backup.sync(path.parent)
+    except OSError as error:
+        kept = f" The old ledger is kept as {old}." if old else ""
+        raise LedgerUnavailable(
+            f"{path} was replaced, but the disk does not confirm it ({error.strerror}): a power cut may undo it.{kept} "
+            "Check the disk, then restore once more.",
+            path=str(path),
+            kept=str(old) if old else None,
+        ) from error
 
 
 def _size(name: Path | str) -> int:

@@ -67,19 +67,21 @@ def ensure(db: Any, path: Path, *, anew: bool = False) -> list[str]:
         LedgerUnavailable: one was removed (see :func:`stood_before`), or is a newer one's, or cannot be made.
     """
     if _has_content(path) and not pending(db, path) and _in_wal_mode(db):
+        if not stood_before(path):
+            mark(path)  # who made it died before it could
         return []
-    with lock(path) as held:
+    with lock(path):
         if not _has_content(path) and stood_before(path) and not anew:
             raise _removed(path)
         _create_private(path)
         # WAL is a property of the file, so it is set here, where no other process can be in the way.
         db.execute_sql("PRAGMA journal_mode=wal")
-        if not pending(db, path):
-            return []
-        from playhouse.migrations import Runner  # only when there is something to do: it costs 30 ms
+        names: list[str] = []
+        if pending(db, path):
+            from playhouse.migrations import Runner  # only when there is something to do: it costs 30 ms
 
-        names: list[str] = Runner(db, str(DIRECTORY), table_name=HISTORY_TABLE).up()
-        os.pwrite(held, STOOD, 0)
+            names = Runner(db, str(DIRECTORY), table_name=HISTORY_TABLE).up()
+        mark(path)
         return names
 
 
@@ -89,6 +91,16 @@ def stood_before(path: Path) -> bool:
         return lock_path(path).read_bytes().startswith(STOOD)
     except OSError:
         return False
+
+
+def mark(path: Path) -> None:
+    """Note in the lock file that there is a ledger at this path; where the disk refuses, its next opening does."""
+    with suppress(OSError):
+        descriptor = os.open(lock_path(path), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.pwrite(descriptor, STOOD, 0)
+        finally:
+            os.close(descriptor)
 
 
 def lock_path(path: Path) -> Path:
@@ -139,8 +151,8 @@ def _create_private(path: Path) -> None:
 
 
 @contextmanager
-def lock(path: Path) -> Iterator[int]:
-    """Hold the lock that whoever makes, migrates or replaces the ledger holds; yields its file's descriptor.
+def lock(path: Path) -> Iterator[None]:
+    """Hold the lock that whoever makes, migrates or replaces the ledger holds.
 
     Raises:
         LedgerBusy: another process kept it for ``LOCK_WAIT_SECONDS``.
@@ -163,7 +175,7 @@ def lock(path: Path) -> Iterator[int]:
                         retry_after_seconds=5.0,
                     ) from None
                 time.sleep(0.02)
-        yield descriptor
+        yield
     finally:
         os.close(descriptor)
 

@@ -73,26 +73,43 @@ def restore(settings: Settings, file: Path, force: bool) -> dict[str, Any]:
             copy = folder / ledger.name
             contents = restores.stage(file, copy)
             old = restores.install(copy, ledger, in_use_too=force)
-        with _explained(settings.workspaces_root, "a later attempt's folder cannot be moved"):
-            moved = _move_later_attempts(settings)
+        moved = _move_later_attempts(settings, file, old)
     applied = [name for name in schema.known() if name not in contents.migrations]
     kept = str(old) if old else None
-    about = {"file": str(file), "ledger": str(ledger), "kept": kept, "applied": applied, "moved": moved}
+    about = {"file": str(file), "ledger": str(ledger), "kept": kept, "applied": applied, "moved": sorted(moved)}
     return {"ok": True, **about, **_told(contents)}
 
 
-def _move_later_attempts(settings: Settings) -> list[str]:
-    """Rename the folders of attempts that the restored ledger knows nothing of: those to come need their names."""
-    moved = []
+def _move_later_attempts(settings: Settings, file: Path, old: Path | None) -> list[str]:
+    """Rename the folders of attempts that the restored ledger knows nothing of: those to come need their names.
+
+    Raises:
+        LedgerUnavailable: one cannot be renamed; it says that the ledger has been replaced, and what is left to do.
+    """
+    moved: list[str] = []
     for vp_id, mission_id, attempt in restores.unfinished(settings.database_path):
         mission = attempt_path(settings.workspaces_root, vp_id, mission_id, attempt + 1).parent
         for folder in mission.glob("attempt-*") if not mission.is_symlink() else ():
             number = folder.name.removeprefix("attempt-")
             if number.isdecimal() and int(number) > attempt:
                 aside = restores.aside(folder)
-                os.rename(folder, aside)
+                try:
+                    os.rename(folder, aside)
+                except OSError as error:
+                    raise _half_done(settings.database_path, file, old, folder, error) from error
                 moved.append(str(aside))
-    return sorted(moved)
+    return moved
+
+
+def _half_done(ledger: Path, file: Path, old: Path | None, folder: Path, error: OSError) -> LedgerUnavailable:
+    kept = f" The old ledger is kept as {old}." if old else ""
+    return LedgerUnavailable(
+        f"{ledger} was replaced by {file}, but {folder} cannot be moved ({error.strerror}), and the mission that runs "
+        f"again needs its name.{kept} Make it possible to rename that folder, then restore once more before `vp up`.",
+        path=str(ledger),
+        kept=str(old) if old else None,
+        folder=str(folder),
+    )
 
 
 def _told(contents: backups.Contents) -> dict[str, Any]:

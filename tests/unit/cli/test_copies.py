@@ -6,7 +6,9 @@ import os
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -166,6 +168,89 @@ def test_a_move_that_fails_puts_the_old_ledger_back(
     monkeypatch.undo()
     monkeypatch.setenv("VP_HOME", str(home.path))
     assert cli.json("list")[1]["counts"]["queued"] == 1
+
+
+def restored_where_a_call_fails(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, fails: Callable[..., bool]
+) -> str:
+    """What a restore says when one of its calls of the operating system meets a broken disk."""
+    cli.dispatched()
+    cli("backup", str(tmp_path / "b.db"))
+    cli.dispatched()
+    close_ledger()
+    real = getattr(os, call)
+
+    def broken(*args: Any) -> Any:
+        if fails(*args):
+            raise OSError(5, "Input/output error")
+        return real(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, broken)
+        code, answer = cli.json("restore", str(tmp_path / "b.db"))
+    assert code != 0
+    message: str = answer["error"]["message"]
+    assert "Input/output error" in message
+    return message
+
+
+def test_the_second_of_the_ledgers_files_that_cannot_be_moved_puts_the_first_one_back(
+    cli: Cli, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def the_log(source: str, target: str) -> bool:
+        return str(source) == f"{home.database}-wal"
+
+    message = restored_where_a_call_fails(cli, tmp_path, monkeypatch, "rename", the_log)
+    assert "nothing was changed" in message
+    assert cli.json("list")[1]["counts"]["queued"] == 2
+    assert list(home.path.glob("*before-restore*")) == []
+
+
+def test_files_that_cannot_be_moved_back_either_are_named(
+    cli: Cli, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def the_log_and_back(source: str, target: str) -> bool:
+        return str(source) == f"{home.database}-wal" or str(target) == str(home.database)
+
+    message = restored_where_a_call_fails(cli, tmp_path, monkeypatch, "rename", the_log_and_back)
+    (kept,) = home.path.glob("*before-restore*")
+    assert "nothing was changed" not in message
+    assert str(kept) in message
+    assert cli("restore", str(tmp_path / "b.db"))[0] == 0
+    assert cli.json("list")[1]["counts"]["queued"] == 1
+
+
+def test_a_restore_that_the_disk_does_not_confirm_says_that_the_ledger_was_replaced(
+    cli: Cli, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def the_folder_with_the_new_one(descriptor: int) -> bool:
+        return os.readlink(f"/proc/self/fd/{descriptor}") == str(home.path) and bool(kept())
+
+    def kept() -> list[Path]:
+        return list(home.path.glob("*before-restore*"))
+
+    message = restored_where_a_call_fails(cli, tmp_path, monkeypatch, "fsync", the_folder_with_the_new_one)
+    assert "was replaced, but" in message
+    assert str(min(kept())) in message
+    assert cli.json("list")[1]["counts"]["queued"] == 1
+
+
+def test_a_later_attempts_folder_that_cannot_be_moved_is_told_with_what_was_done(
+    cli: Cli, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = home.workspace(cli.dispatched())
+    folder.mkdir(parents=True)
+
+    def the_attempts(source: object, target: object) -> bool:
+        return str(source) == str(folder)
+
+    message = restored_where_a_call_fails(cli, tmp_path, monkeypatch, "rename", the_attempts)
+    kept = min(home.path.glob("*before-restore*"))
+    assert "nothing was changed" not in message
+    for told in ("was replaced by", str(folder), "restore once more before `vp up`", kept.name):
+        assert told in message
+    assert cli.json("list")[1]["counts"]["queued"] == 2
+    assert cli.json("restore", str(tmp_path / "b.db"))[1]["moved"] != []
 
 
 def test_who_has_the_ledger_open_is_found_also_when_it_was_removed(cli: Cli, home: Home) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -9,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ from vp_queue.errors import LedgerBusy, LedgerUnavailable
 from vp_queue.ledger import database, fleet, locks, schema, watch
 from vp_queue.ledger.database import read_transaction, write_transaction
 from vp_queue.ledger.events import record_vp_event
-from vp_queue.ledger.models import Agent, Event
+from vp_queue.ledger.models import Agent, Event, Inbox
+from vp_queue.queue.storage import LedgerStorage
 
 VP = "vp.general.primary"
 
@@ -442,6 +444,90 @@ def test_a_ledger_that_was_replaced_is_opened_anew(ledger: database.Ledger) -> N
     assert not database.is_current(ledger.path)
     assert database.open_ledger(ledger.path, anew=True) is not ledger
     assert notes() == []
+
+
+def replaced_under_a_writer(ledger: database.Ledger) -> list[str]:
+    """A thread writes by model, statement and queue while another opens the file that took the ledger's place.
+
+    Returns:
+        what the writer was told, or ``acknowledged``.
+    """
+    inside, go, told = threading.Event(), threading.Event(), []
+
+    def write() -> None:
+        try:
+            with write_transaction() as tx:
+                inside.set()
+                go.wait(60)
+                Inbox.insert(reader="a model", acknowledged_seq=0, updated_at=tx.now).execute()
+                record_vp_event(tx, VP, EventType.VP_PAUSED)
+                LedgerStorage(VP).enqueue(b"a wake-up")
+            told.append("acknowledged")
+        except LedgerUnavailable as error:
+            told.append(error.message)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    assert inside.wait(60)
+    for suffix in ("", "-wal", "-shm"):
+        os.rename(f"{ledger.path}{suffix}", f"{ledger.path}{suffix}.old")
+    database.open_ledger(ledger.path, anew=True)
+    go.set()
+    thread.join(60)
+    return told
+
+
+def rows(path: Path) -> list[int]:
+    """How many rows there are of what that thread writes."""
+    connection = cysqlite.connect(str(path))
+    try:
+        tables = ("vp_inbox", "vp_event", "task")
+        return [connection.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0] for table in tables]
+    finally:
+        connection.close()
+
+
+def test_a_transaction_stays_with_its_ledger_when_another_thread_opens_the_next(ledger: database.Ledger) -> None:
+    (told,) = replaced_under_a_writer(ledger)
+    assert "lost" in told
+    assert rows(ledger.path) == [0, 0, 0]
+    note("afterwards, in the new one")
+    assert rows(ledger.path) == [0, 1, 0]
+
+
+def test_a_transaction_that_follows_the_current_ledger_writes_what_it_says_is_lost(
+    ledger: database.Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The negative control."""
+    monkeypatch.setattr(database, "_staying_with", lambda ledger: nullcontext())
+    replaced_under_a_writer(ledger)
+    assert rows(ledger.path) != [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("code", "what"),
+    [
+        (errno.ENOENT, "removed"),
+        (errno.ENOTDIR, "removed"),
+        (errno.EIO, None),
+        (errno.ESTALE, None),
+        (errno.EACCES, None),
+    ],
+)
+def test_only_a_file_that_is_not_there_counts_as_removed(
+    ledger: database.Ledger, monkeypatch: pytest.MonkeyPatch, code: int, what: str | None
+) -> None:
+    stat = os.stat
+
+    def failing(path: Any, **options: Any) -> os.stat_result:
+        if str(path).startswith(str(ledger.path)):
+            raise OSError(code, os.strerror(code))
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", failing)
+    told = ledger.what_became_of_it()
+    assert told is None if what is None else what in str(told)
+    assert database.is_current(ledger.path) == (what is None)
 
 
 def test_a_ledger_that_was_removed_is_not_replaced_by_an_empty_one(ledger: database.Ledger) -> None:

@@ -369,6 +369,55 @@ def test_a_migration_that_was_killed_half_way_is_done_again(tmp_path: Path) -> N
     }
 
 
+def marked_after_its_maker_died(path: Path, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether a ledger says that it stood, once it is opened again after its maker died before saying so."""
+
+    def dies(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", dies)
+        with pytest.raises(KeyboardInterrupt):
+            database.open_ledger(path)
+    assert not schema.stood_before(path)
+    database.open_ledger(path)
+    return schema.stood_before(path)
+
+
+def test_a_ledger_whose_maker_died_before_it_was_marked_is_marked_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "vp_state.db"
+    assert marked_after_its_maker_died(path, monkeypatch)
+    database.close_thread_connection()
+    for file in tmp_path.glob("vp_state.db*"):
+        if file != schema.lock_path(path):
+            file.unlink()
+    with pytest.raises(LedgerUnavailable, match="is gone"):
+        database.open_ledger(path)
+
+
+def test_where_nobody_marks_it_later_it_stays_unmarked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The negative control."""
+    mark, marked = schema.mark, [True]
+    monkeypatch.setattr(schema, "mark", lambda path: mark(path) if marked.pop() else None)
+    marked.insert(0, False)
+    assert not marked_after_its_maker_died(tmp_path / "vp_state.db", monkeypatch)
+
+
+def test_a_ledger_that_cannot_be_marked_is_opened_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*_: Any) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(os, "pwrite", refuses)
+    for _ in range(2):
+        ledger = database.open_ledger(tmp_path / "vp_state.db")
+        assert schema.applied(ledger.db) == schema.known()
+        database.close_thread_connection()
+        database._current = None
+    assert not schema.stood_before(ledger.path)
+
+
 def test_a_ledger_of_the_first_schema_is_brought_up_to_date_with_what_it_holds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

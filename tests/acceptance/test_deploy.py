@@ -167,7 +167,8 @@ def test_an_operators_drain_outlasts_a_restart_and_what_a_killed_one_left_the_ne
     killed.wait()
     assert general()["draining"], "nobody is left to end it"
     second = up.start("vp", "restart", GENERAL)
-    until(lambda: f"{GENERAL}: 1 running" in up.logs(), "it waits")
+    log = up.path / f"test-vp-{up.processes.index(second)}.log"
+    until(lambda: "1 running" in log.read_text(), "it waits")
     third = vp(up, "restart", GENERAL, expected=70)["error"]
     assert "is at work" in third["message"]
     let_go(up, running)

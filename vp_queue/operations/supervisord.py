@@ -93,8 +93,8 @@ class Supervisord:
 
 
 def connect(path: Path) -> Supervisord | None:
-    """The supervisord that listens there, or None."""
+    """The supervisord that listens there, or None: there is none, or it is shutting down and refuses every question."""
     try:
         return Supervisord(path)
-    except OSError:
+    except (OSError, xmlrpc.client.Fault):
         return None

@@ -11,10 +11,10 @@ from typing import Any
 
 from tests.harness import GENERAL, Home
 from vp_queue import clock
-from vp_queue.contracts import TERMINAL, FailureCode, Status
+from vp_queue.contracts import TERMINAL, FailureCode, Status, WorkerState
 from vp_queue.ledger import database, inbox, retention, transitions
 from vp_queue.ledger.database import Transaction
-from vp_queue.ledger.models import Event, Mission
+from vp_queue.ledger.models import Event, Mission, Worker
 from vp_queue.ledger.records import Ending, Failure, NewMission, WorkerIdentity
 
 WORKER = WorkerIdentity("w-ended", "here", "here")
@@ -44,6 +44,27 @@ def at_age(age: timedelta) -> Iterator[None]:
     """What is written in this block happened so long ago; a negative age is the future."""
     with clock.use(Ago(age)):
         yield
+
+
+def worker_seen(age: timedelta, boottime_us: int = 0, *, host_identity: str = "before this boot") -> None:
+    """A worker whose last heartbeat was so long ago, when the boot-time clock of its boot said this."""
+    with at_age(age), database.write_transaction() as tx:
+        Worker.insert(
+            worker_id=f"w-{clock.new_token()[:16]}",
+            host="here",
+            host_identity=host_identity,
+            pid=1,
+            version="0",
+            started_at=tx.now,
+            heartbeat_at=tx.now,
+            heartbeat_boottime_us=boottime_us,
+            state=WorkerState.STOPPED,
+        ).execute()
+
+
+def on_until_now() -> None:
+    """The machine was in use until shortly before this boot, so that its clock is in no doubt."""
+    worker_seen(timedelta(microseconds=clock.boottime_us()) + HOUR)
 
 
 def mission(

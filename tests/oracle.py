@@ -6,15 +6,15 @@ of its own kind: plain SQL, none of the code under test.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import cysqlite
-
-from tests.harness import alive_with_environment
 
 TERMINAL = ("completed", "failed", "cancelled", "expired")
 # The status a mission must have after each event; progress and cancel requests change none.
@@ -32,14 +32,25 @@ STATUS_AFTER = {
 }
 # Told as often as it happens within one attempt; everything else happens to an attempt once.
 REPEATED = ("mission.progress", "mission.needs_input", "mission.answered")
+# So long may an attempt outlast its lease where nobody was there to end it.
+UNRESCUED_SECONDS = 60.0
 
 
-def check(database: Path, workspaces: Path, acknowledged: list[str] | None = None, *, live: bool = True) -> None:
+def check(
+    database: Path,
+    workspaces: Path,
+    acknowledged: list[str] | None = None,
+    *,
+    live: bool = True,
+    rescued: bool = False,
+) -> None:
     """Assert every invariant of ledger.md.
 
     Args:
         acknowledged: ids of missions whose dispatch was acknowledged; each must exist.
         live: False for a copy: what runs on this machine, and what has become due since, does not concern it.
+        rescued: a keeper has had its time, or every worker has ended in good order: what runs has a living worker
+            and a living lease. Else a dead worker's attempt may be there until its lease has run out for a while.
     """
     connection = cysqlite.connect(str(database))
     try:
@@ -47,6 +58,7 @@ def check(database: Path, workspaces: Path, acknowledged: list[str] | None = Non
         _check_artifacts(connection, workspaces)
         if live:
             _check_processes(missions)
+            _check_leases(connection, rescued)
             _check_queue(connection)
     finally:
         connection.close()
@@ -98,10 +110,60 @@ def _check_attempts(connection: Any, missions: dict[str, str]) -> None:
 
 
 def _check_processes(missions: dict[str, str]) -> None:
+    programs = _programs()
     for mission_id, status in missions.items():
-        alive = alive_with_environment("VP_MISSION_ID", mission_id)
+        alive = programs.get(mission_id, {})
         if status in TERMINAL:
-            assert alive == [], f"{mission_id} is {status} but {alive} live"
+            assert alive == {}, f"{mission_id} is {status} but {sorted(alive)} live"
+        if len(set(alive.values())) > 1:  # the processes were not looked at all at once: those that still live count
+            still = _programs().get(mission_id, {}).keys() & alive.keys()
+            attempts = {alive[pid] for pid in still}
+            assert len(attempts) <= 1, f"attempts {sorted(attempts)} of {mission_id} run at once: {sorted(still)}"
+
+
+def _programs() -> dict[str, dict[int, str]]:
+    """The living processes of each mission, with the attempt each belongs to, by their environment."""
+    found: dict[str, dict[int, str]] = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit() and _lives(int(folder.name)):
+            with contextlib.suppress(OSError):
+                pairs = (folder / "environ").read_bytes().decode(errors="replace").split("\0")
+                environment = dict(pair.partition("=")[::2] for pair in pairs)
+                if "VP_MISSION_ID" in environment:
+                    alive = found.setdefault(environment["VP_MISSION_ID"], {})
+                    alive[int(folder.name)] = environment.get("VP_ATTEMPT", "")
+    return found
+
+
+def _lives(pid: int, start_ticks: int | None = None) -> bool:
+    """Whether it is a living process, and the one that started then."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return False
+    return fields[0] not in (b"Z", b"X") and start_ticks in (None, int(fields[19]))
+
+
+def _check_leases(connection: Any, rescued: bool) -> None:
+    running = connection.execute(
+        "SELECT a.mission_id, a.lease_expires_boottime_us, w.pid, w.start_ticks FROM vp_attempt AS a "
+        "LEFT JOIN vp_worker AS w ON w.worker_id = a.worker_id WHERE a.outcome = 'running' AND a.host_identity = ?",
+        (_host_identity(),),
+    ).fetchall()
+    now_us = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000
+    for mission_id, expires_us, pid, start_ticks in running:
+        worker_lives = pid is not None and _lives(pid, start_ticks)
+        overdue_seconds = (now_us - expires_us) / 1e6
+        if rescued:
+            assert worker_lives, f"{mission_id} runs, but its worker is dead"
+            assert overdue_seconds <= 0, f"{mission_id} runs, and its lease ran out {overdue_seconds:.1f} s ago"
+        else:
+            assert worker_lives or overdue_seconds <= UNRESCUED_SECONDS, f"{mission_id} runs, but nobody does it"
+
+
+def _host_identity() -> str:
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot}:{os.stat('/proc/self/ns/pid').st_ino}"
 
 
 def _check_artifacts(connection: Any, workspaces: Path) -> None:

@@ -86,7 +86,7 @@ def test_a_drained_vp_finishes_what_runs_and_starts_nothing_more_even_after_a_re
     kinds = [event.type for event in missions.events_after(0, 1000) if event.type.startswith("vp.")]
     assert [kind for kind in kinds if "worker" not in kind] == ["vp.draining", "vp.resumed"]
     home.close()
-    oracle.check(home.database, home.path / "AGENT_RUN_WORKSPACES", [running, waiting, third])
+    oracle.check(home.database, home.path / "AGENT_RUN_WORKSPACES", [running, waiting, third], rescued=True)
 
 
 @pytest.mark.parametrize("hold", [missions.pause, missions.drain])
@@ -138,7 +138,7 @@ def test_a_restart_waits_for_what_runs_and_brings_the_new_profile(up: Home) -> N
     begun(up, waiting)
     let_go(up, waiting)
     assert ended(waiting)["status"] == "completed"
-    oracle.check(up.database, up.path / "AGENT_RUN_WORKSPACES", [running, waiting])
+    oracle.check(up.database, up.path / "AGENT_RUN_WORKSPACES", [running, waiting], rescued=True)
 
 
 def test_a_restart_that_does_not_come_about_leaves_everything_as_it_was(up: Home) -> None:

@@ -73,7 +73,7 @@ class Mission:
         self.home.close()
         assert self._numbers("overlaps") == [], "it ran twice at once"
         assert self.starts == sorted(set(self.starts)), "an attempt's program was started twice"
-        oracle.check(self.home.database, self.home.path / "AGENT_RUN_WORKSPACES", [self.mission_id])
+        oracle.check(self.home.database, self.home.path / "AGENT_RUN_WORKSPACES", [self.mission_id], rescued=True)
 
 
 def dying(home: Home, at: str, *argv: str, mutants: str = "failpoint", **extra: str) -> subprocess.Popen[bytes]:

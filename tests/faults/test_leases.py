@@ -59,7 +59,7 @@ def started(mission_id: str) -> None:
 
 def check(home: Home, *mission_ids: str) -> None:
     home.close()
-    oracle.check(home.database, home.path / "AGENT_RUN_WORKSPACES", list(mission_ids))
+    oracle.check(home.database, home.path / "AGENT_RUN_WORKSPACES", list(mission_ids), rescued=True)
 
 
 def test_a_worker_that_cannot_reach_the_ledger_for_half_a_lease_kills_its_program_and_gives_the_mission_back(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests import oracle
-from tests.harness import BIN, GENERAL, Home, alive_with_environment, ended, exited, ok, refused, shell, until
+from tests.harness import BIN, GENERAL, Home, alive_with_environment, ended, exited, refused, shell, until
 from vp_queue import missions, tools
 from vp_queue.worker.supervised import UNUSABLE_LEDGER
 
@@ -34,7 +34,7 @@ def test_under_supervisord_everything_stops_loudly_refuses_and_comes_back_with_t
         assert ended(mission_id, 120)["status"] == "completed"
     finally:
         subprocess.run([BIN / "vp", "down"], env=home.environment, check=True, stdout=subprocess.DEVNULL)
-    oracle.check(home.database, home.path / "AGENT_RUN_WORKSPACES", [mission_id])
+    oracle.check(home.database, home.path / "AGENT_RUN_WORKSPACES", [mission_id], rescued=True)
 
 
 @pytest.mark.parametrize("program", ["consumer", "keeper"])
@@ -50,10 +50,17 @@ def test_a_ledger_replaced_by_another_ends_who_works_on_the_old_one(home: Home, 
 
 
 def test_without_the_guard_the_consumer_works_on_into_the_void(home: Home) -> None:
+    """The negative control: six looks of the guard after the removal, the mission's program is still at work."""
     process = home.consumer(mutants="no-ledger-guard")
-    ok(tools.vp_list_vps())
+    mission_id = shell("until test -e ../gone; do sleep 0.1; done; sleep 3; touch ../alive; sleep 600")["mission_id"]
+    until(lambda: alive_with_environment("VP_MISSION_ID", mission_id), "the program runs")
+    folder = home.workspace(mission_id).parent
     aside = Path(f"{home.database}.aside")
     os.rename(home.database, aside)
-    with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(3)
+    (folder / "gone").touch()
+    until(lambda: (folder / "alive").exists() or exited(process), "its program lives on")
+    assert alive_with_environment("VP_MISSION_ID", mission_id)
     os.rename(aside, home.database)
+    process.terminate()
+    process.wait()
+    until(lambda: not alive_with_environment("VP_MISSION_ID", mission_id), "it has ended")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import oracle
-from tests.ended import DAY, acknowledged_up_to, backdate, left, many, mission, workspace
+from tests.ended import DAY, acknowledged_up_to, backdate, left, many, mission, on_until_now, workspace
 from tests.harness import BIN, GENERAL, Home, alive_with_environment, ended, exited, ok, refused, shell, until
 from vp_queue import missions, tools
 from vp_queue.contracts import Status
@@ -63,6 +63,7 @@ def test_a_death_at_any_boundary_leaves_nothing_that_the_next_sweep_does_not_fin
     assert home.start("vp", "prune", mutants=death).wait(60) == -signal.SIGKILL
     assert (len(left()) - 1, notes(), len(folders(home)) - 1) == DEATHS[death]
     check(home, [young])
+    on_until_now()
     keeper = home.keeper()
     until(lambda: (left() == {young} and notes() == 0) or exited(keeper), "the keeper finished it")
     assert folders(home) == {young}
@@ -108,6 +109,7 @@ def test_the_keeper_removes_what_real_missions_left_and_nothing_else(home: Home)
     running = shell("sleep 600")["mission_id"]
     until(lambda: alive_with_environment("VP_MISSION_ID", running), "the program runs")
     backdate(ids[0], 31 * DAY)
+    on_until_now()
     keeper = home.keeper()
     until(lambda: ids[0] not in folders(home) or exited(keeper), "its folder has gone")
     assert left() == {ids[1], running}
@@ -125,6 +127,7 @@ def test_the_keeper_removes_what_real_missions_left_and_nothing_else(home: Home)
 def test_a_keeper_that_is_told_to_stop_in_the_midst_of_it_ends_soon(home: Home) -> None:
     missions.ready()
     many(600, 31 * DAY)
+    on_until_now()
     keeper = home.keeper()
     until(lambda: len(left()) < 600 or exited(keeper), "it prunes")
     keeper.send_signal(signal.SIGTERM)

@@ -65,7 +65,7 @@ def test_a_worker_frozen_past_its_lease_is_fenced_and_its_program_is_dead_before
     os.kill(next(pid for pid in worker_pids(GENERAL) if pid != frozen.pid), signal.SIGTERM)
     assert ended(shell("true")["mission_id"])["status"] == "completed"
     home.close()
-    oracle.check(home.database, home.path / "AGENT_RUN_WORKSPACES", [mission_id])
+    oracle.check(home.database, home.path / "AGENT_RUN_WORKSPACES", [mission_id], rescued=True)
 
 
 def test_two_keepers_rescue_once(home: Home) -> None:
@@ -82,7 +82,7 @@ def test_two_keepers_rescue_once(home: Home) -> None:
     kinds = [event.type for event in missions.events_after(0, 1000)]
     assert kinds.count("mission.retrying") == 1
     assert kinds.count("vp.worker_lost") == 1
-    oracle.check(home.database, home.path / "AGENT_RUN_WORKSPACES", [mission_id])
+    oracle.check(home.database, home.path / "AGENT_RUN_WORKSPACES", [mission_id], rescued=True)
 
 
 def test_a_launcher_killed_under_a_running_program_fails_the_attempt_and_leaves_nothing(home: Home) -> None:
@@ -97,4 +97,4 @@ def test_a_launcher_killed_under_a_running_program_fails_the_attempt_and_leaves_
     assert (failed["status"], failed["failure"]["code"]) == ("failed", "executor_error")
     assert "launcher" in failed["failure"]["message"]
     home.close()
-    oracle.check(home.database, home.path / "AGENT_RUN_WORKSPACES", [mission_id])
+    oracle.check(home.database, home.path / "AGENT_RUN_WORKSPACES", [mission_id], rescued=True)

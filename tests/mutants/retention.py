@@ -90,6 +90,18 @@ def forgets_pruned_keys() -> None:
 
 
 @mutant
+def believes_the_clock() -> None:
+    """A keeper that never compares the wall clock with anything."""
+    from vp_queue.keeper import retention
+
+    class Credulous:
+        def is_believed(self) -> bool:
+            return True
+
+    retention.WallClock = Credulous  # type: ignore[assignment,misc]
+
+
+@mutant
 def never_pauses() -> None:
     """One transaction after the other, each as long as there are missions."""
     from vp_queue.keeper import retention

@@ -25,6 +25,7 @@ from vp_queue import clock, config
 from vp_queue.config import Settings
 from vp_queue.config_retention import Retention
 from vp_queue.errors import ConfigurationError, LedgerBusy, LedgerUnavailable
+from vp_queue.keeper.wall_clock import WallClock
 from vp_queue.ledger import database, retention
 from vp_queue.ledger.models import PrunedWorkspace
 from vp_queue.ledger.retention import Expendable
@@ -37,9 +38,6 @@ logger = logging.getLogger("vp_queue.keeper")
 EACH_SECONDS: Final = 60.0  # a sweep, and at once another if there was more to do
 SWEEP_SECONDS: Final = 20.0  # then the settings are looked at again
 AGAIN_SECONDS: Final = 0.5
-# A wall clock that jumps ahead so far is not believed for so long: it would make everything old at once.
-JUMP_SECONDS: Final = 3_600.0
-DISTRUST_SECONDS: Final = 86_400.0
 # How long one transaction holds the write lock, within one mission's deletes: those of a mission with ten
 # thousand events take 50 ms.
 TRANSACTION_SECONDS: Final = 0.01
@@ -238,8 +236,7 @@ class Sweeper:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._stop = threading.Event()
-        self._clocks_apart_us: int | None = None
-        self._distrusted_until_us = 0
+        self._wall_clock = WallClock()
         self._thread = threading.Thread(target=self._run, name="retention", daemon=True)
 
     @contextlib.contextmanager
@@ -261,9 +258,9 @@ class Sweeper:
 
     def _swept_some(self) -> bool:
         """Sweep once; whether there is more to do at once."""
-        if not self._clock_is_trusted():
-            return False
         try:
+            if not self._wall_clock.is_believed():
+                return False
             swept = Sweep(
                 self._current_settings(),
                 Scope(),
@@ -285,21 +282,6 @@ class Sweeper:
                 swept.freed_bytes,
             )
         return swept.unfinished
-
-    def _clock_is_trusted(self) -> bool:
-        """Whether ages can be believed: the wall clock has not run ahead of the boot-time clock since it was looked at.
-
-        Somebody who corrects it within a day has lost nothing; then it is the new time.
-        """
-        boottime_us = clock.boottime_us()
-        before_us, self._clocks_apart_us = self._clocks_apart_us, clock.to_micros(clock.now()) - boottime_us
-        jump_seconds = 0.0 if before_us is None else (self._clocks_apart_us - before_us) / 1e6
-        if jump_seconds > JUMP_SECONDS:
-            self._distrusted_until_us = boottime_us + int(DISTRUST_SECONDS * 1e6)
-            logger.error("the wall clock jumped ahead by %.0f s: nothing is pruned for a day, correct it", jump_seconds)
-        elif jump_seconds < -JUMP_SECONDS:
-            self._distrusted_until_us = 0
-        return boottime_us >= self._distrusted_until_us
 
     def _current_settings(self) -> Settings:
         """As the file says now, so that a changed ``[retention]`` needs no restart; not where it leads elsewhere."""

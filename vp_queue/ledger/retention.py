@@ -8,6 +8,7 @@ acknowledged its terminal event, or that has not for twice the age at which the 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -21,7 +22,7 @@ from vp_queue.config_retention import Retention
 from vp_queue.contracts import TERMINAL_EVENTS, Status, limits
 from vp_queue.ledger import database
 from vp_queue.ledger.database import Transaction
-from vp_queue.ledger.models import Event, IdempotencyKey, Inbox, Mission, PrunedWorkspace
+from vp_queue.ledger.models import Event, IdempotencyKey, Inbox, Mission, PrunedWorkspace, Worker
 from vp_queue.ledger.statements import Change, Insertion, slot
 
 SETTLED: Final = timedelta(seconds=limits.SETTLED_SECONDS)
@@ -229,6 +230,26 @@ def _bounds(now: datetime, policy: Retention) -> dict[str, Any]:
         "forgotten": clock.to_micros(now - policy.unacknowledged_max_age(failed=False)),
         "failed_forgotten": clock.to_micros(now - policy.unacknowledged_max_age(failed=True)),
     }
+
+
+def newest_before(instant: datetime) -> datetime | None:
+    """The newest event or heartbeat the ledger knows of before an instant; events in the order they were written."""
+    known: list[datetime | None] = [
+        Event.select(Event.at).where(Event.at < instant).order_by(Event.seq.desc()).limit(1).scalar(),
+        Worker.select(fn.MAX(Worker.heartbeat_at)).where(Worker.heartbeat_at < instant).scalar(),
+    ]
+    return max((at for at in known if at is not None), default=None)
+
+
+def least_clocks_apart_us() -> int | None:
+    """The least that the wall clock was ahead of the boot-time clock, as the workers of this host and boot know it."""
+    tick_us = 1_000_000 // os.sysconf("SC_CLK_TCK")
+    apart = []
+    for worker in Worker.select().where(Worker.host_identity == clock.host_identity()):
+        apart.append(clock.to_micros(worker.heartbeat_at) - worker.heartbeat_boottime_us)
+        if worker.start_ticks is not None:  # heartbeats follow a clock that was set; the start of a process does not
+            apart.append(clock.to_micros(worker.started_at) - worker.start_ticks * tick_us)
+    return min(apart, default=None)
 
 
 # --- phase one: the rows ------------------------------------------------------------------------

@@ -6,15 +6,14 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from tests import mutants, oracle
-from tests.ended import DAY, HOUR, acknowledged_up_to, at_age, left, many, mission, workspace
+from tests.ended import DAY, HOUR, acknowledged_up_to, at_age, left, many, mission, on_until_now, workspace
 from tests.harness import CODER, GENERAL, Home, ok, refused, shell, status
-from vp_queue import clock, config, missions, tools
+from vp_queue import config, missions, tools
 from vp_queue.contracts import Status
 from vp_queue.keeper import retention as keeping
 from vp_queue.keeper.retention import Scope, Sweep, Sweeper, Swept
@@ -338,6 +337,7 @@ def test_the_sweeper_sweeps_at_once_follows_the_file_and_ends_when_told(
     monkeypatch.setattr(keeping, "EACH_SECONDS", 0.01)
     old, younger = mission(31 * DAY), mission(5 * DAY)
     caplog.set_level("INFO", "vp_queue.keeper")
+    on_until_now()
     with Sweeper(config.load()).running():
         until(lambda: left() == {younger}, "the old one has gone")
         (ready.path / "vp_queue.toml").write_text("[retention]\nmax_age_days = 'x'\n")
@@ -346,46 +346,6 @@ def test_the_sweeper_sweeps_at_once_follows_the_file_and_ends_when_told(
         until(lambda: left() == set(), "the new rule holds")
     assert old not in left()
     assert "pruned 1 missions" in caplog.text
-
-
-class DayLater(clock.SystemClock):
-    """Forty days ahead by the wall clock, of which one has really passed."""
-
-    def now(self) -> datetime:
-        return super().now() + 40 * DAY
-
-    def boottime_us(self) -> int:
-        return super().boottime_us() + 86_400_000_000
-
-
-def test_a_wall_clock_that_jumps_ahead_makes_nothing_old_for_a_day(
-    ready: Home, caplog: pytest.LogCaptureFixture
-) -> None:
-    young = mission(1 * DAY)
-    sweeper = Sweeper(config.load())
-    sweeper._swept_some()
-    with at_age(-40 * DAY):
-        sweeper._swept_some()
-        sweeper._swept_some()
-        assert left() == {young}
-    assert caplog.text.count("jumped ahead by 3456000 s") == 1
-    sweeper._swept_some()  # it was corrected
-    mission(31 * DAY)
-    sweeper._swept_some()
-    assert left() == {young}
-    with at_age(-40 * DAY):
-        sweeper._swept_some()
-    with clock.use(DayLater()):
-        sweeper._swept_some()
-    assert left() == set()
-
-
-def test_a_keeper_that_does_not_compare_its_clocks_would_prune_everything(ready: Home) -> None:
-    """The negative control: a new one has nothing to compare with yet."""
-    mission(1 * DAY)
-    with at_age(-40 * DAY):
-        Sweeper(config.load())._swept_some()
-    assert left() == set()
 
 
 def test_a_sweep_that_fails_is_not_the_last(
@@ -403,6 +363,7 @@ def test_a_sweep_that_fails_is_not_the_last(
 
     monkeypatch.setattr(Sweep, "run", failing)
     mission(31 * DAY)
+    on_until_now()
     with Sweeper(config.load()).running():
         until(lambda: left() == set(), "the third sweep prunes")
     assert "pruning failed" in caplog.text

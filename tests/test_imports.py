@@ -37,6 +37,7 @@ LAYERS = {
     "vp_queue.tools": 6,
     "vp_queue.operations": 6,
     "vp_queue.operations.demo": 7,  # a user of the tools, as an agent is
+    "vp_queue.hooks": 7,  # a face, as mcp is: what an agent host hears of the inbox
     "vp_queue.mcp": 7,
     "vp_queue.web": 7,
 }
@@ -57,7 +58,7 @@ LIBRARIES = {
 OUT_OF_SIGHT = {("executors", "ledger")}
 
 # Views show; what writes for them is missions. These are the ledger's writers (ledger.md, rules 1 and 8).
-VIEWS = {"vp_queue.tools", "vp_queue.mcp", "vp_queue.web"}
+VIEWS = {"vp_queue.tools", "vp_queue.hooks", "vp_queue.mcp", "vp_queue.web"}
 NEVER_OPEN_A_WRITE = {*VIEWS, "vp_queue.ledger.queries"}
 WRITERS = {
     "vp_queue.ledger.transitions",

@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import pydantic
 
-from vp_queue import clock, missions, missions_artifacts
+from vp_queue import clock, missions, missions_artifacts, missions_inbox
 from vp_queue.contracts import requests, views
 from vp_queue.errors import InternalError, ValidationError, VpError
 
@@ -230,18 +230,14 @@ vp_read_events = _tool(
     "Read your inbox",
     requests.ReadEvents,
     views.EventsAnswer,
-    missions.read_events,
+    missions_inbox.read_events,
     Hints(idempotent=True),
     waits=True,
 )
-vp_list_vps = _tool(
-    "vp_list_vps", "List the VPs", requests.ListVps, views.VpsAnswer, lambda _: missions.vps(), _READS
-)
+vp_list_vps = _tool("vp_list_vps", "List the VPs", requests.ListVps, views.VpsAnswer, lambda _: missions.vps(), _READS)
 
 
-def call(
-    name: str, arguments: dict[str, Any], *, keep_waiting: missions.KeepWaiting | None = None
-) -> dict[str, Any]:
+def call(name: str, arguments: dict[str, Any], *, keep_waiting: missions.KeepWaiting | None = None) -> dict[str, Any]:
     """Call a tool by its name, as a host does for its model.
 
     Args:

@@ -138,7 +138,7 @@ def test_each_event_is_acknowledged_once_in_order_for_long(home: Home, seed: int
 
 def test_control_a_seq_given_before_its_transaction_is_missed(home: Home) -> None:
     feed = Feed(home, SEED)
-    feed.run(60, guards="numbers-events-before-the-transaction")
+    feed.run(30, guards="numbers-events-before-the-transaction")
     with pytest.raises(AssertionError):
         check(feed)
 

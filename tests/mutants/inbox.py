@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import random
 import time
@@ -53,13 +54,13 @@ def numbers_events_before_the_transaction() -> None:
 @mutant
 def remembers_before_it_prints() -> None:
     """A hook that takes what it is about to say for said."""
-    from vp_queue.hooks import inbox, process
+    from vp_queue.hooks import process
 
-    def deliver(reader: str, memory: Any, told: Any, *, anew: bool) -> None:
-        if anew:
+    def deliver(told: Any, memory: Any, before: Any) -> None:
+        if told.shown != before:
             memory.remember(told.shown)
-        inbox.confirm(reader, told)
+        time.sleep(0.005)
         if told.answer is not None:
-            process._print(process.json.dumps(told.answer))
+            process._print(json.dumps(told.answer))
 
     process.deliver = deliver

@@ -1,60 +1,74 @@
 """What each session of a host was shown, in a small file of ``VP_HOME/run``: a hook's process lives for one call.
 
-A file that is lost, or older than the truth, has the same shown again; so none of them is synced. One that speaks of
-another ledger (a backup was restored) is not believed.
+To remember is one write of a few bytes into a file that is open: a process that is killed in a system call dies when
+that returns, and a rename takes milliseconds in which it would count as done and the host as not told. A file that is
+lost, torn or older than the truth has the same shown again, so none is synced. One that speaks of another ledger (a
+backup was restored) is not believed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
+import zlib
 from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
 
 from vp_queue.config import Settings
 from vp_queue.contracts import limits
 from vp_queue.hooks.inbox import Shown
 
+RECORD_BYTES: Final = 128
+
 
 class Memory:
-    """Of one reader and session."""
+    """Of one reader and session. Use it in a ``with`` block.
+
+    Raises:
+        OSError: its file cannot be made.
+    """
 
     def __init__(self, settings: Settings, reader: str, session_id: str) -> None:
-        name = hashlib.sha256(f"{reader}\0{session_id}".encode()).hexdigest()[:32]
-        self._file = settings.run_dir / "inbox" / f"{name}.json"
+        folder = settings.run_dir / "inbox"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        _forget_oldest(folder)
         found = os.stat(settings.database_path)
-        self._ledger = [found.st_dev, found.st_ino]
+        self._ledger = (found.st_dev, found.st_ino)
+        name = hashlib.sha256(f"{reader}\0{session_id}".encode()).hexdigest()[:32]
+        self._file = os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
     def recall(self) -> Shown:
         """What the session was shown; nothing, if that is not known."""
-        try:
-            told = json.loads(self._file.read_bytes())
-            if told["ledger"] == self._ledger:
-                return Shown(int(told["shown"]), int(told["acknowledge"]))
-        except (OSError, ValueError, KeyError, TypeError):
-            pass
-        return Shown()
+        record, _, check = os.pread(self._file, RECORD_BYTES, 0).rstrip().rpartition(b" ")
+        if check != _check(record):
+            return Shown()
+        *ledger, shown, acknowledge = map(int, record.split())
+        return Shown(shown, acknowledge) if tuple(ledger) == self._ledger else Shown()
 
     def remember(self, shown: Shown) -> None:
-        """Note what the session was shown, whole or not at all.
+        """Note what the session was shown.
 
         Raises:
             OSError: it was not noted, and will be shown again.
         """
-        folder = self._file.parent
-        folder.mkdir(mode=0o700, exist_ok=True)
-        told = {"ledger": self._ledger, "shown": shown.seq, "acknowledge": shown.acknowledge}
-        draft = self._file.with_suffix(f".{os.getpid()}")
-        draft.write_text(json.dumps(told), encoding="ascii")
-        draft.replace(self._file)
-        _forget_oldest(folder)
+        record = "{} {} {} {}".format(*self._ledger, shown.seq, shown.acknowledge).encode()
+        os.pwrite(self._file, (record + b" " + _check(record)).ljust(RECORD_BYTES), 0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        os.close(self._file)
+
+
+def _check(record: bytes) -> bytes:
+    return b"%08x" % zlib.crc32(record)
 
 
 def _forget_oldest(folder: Path) -> None:
     files = list(os.scandir(folder))
-    if len(files) <= limits.HOOK_SESSIONS:
-        return
     with contextlib.suppress(FileNotFoundError):  # another hook forgets, too
         for file in sorted(files, key=lambda file: file.stat().st_mtime_ns)[: -limits.HOOK_SESSIONS]:
             os.unlink(file.path)

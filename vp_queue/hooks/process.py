@@ -3,29 +3,34 @@
 Its host waits for it at each prompt and shows its errors to a person who has something else to do. So it answers within
 ``limits.HOOK_SECONDS`` or not at all, and ends well whatever happens: what it could not tell is told at the next call.
 
-The order is: print, remember, acknowledge what the call *before* showed. Killed before it remembered, it shows the same
-again; killed later, the rest is done by the next call.
+The order is: acknowledge what the call *before* showed, print, remember, exit at once. Killed before it remembered, it
+shows the same again. So nothing is lost unless it dies between its last two system calls, the write that remembers and
+the exit, and its host then throws a complete answer away.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from vp_queue import config, missions_inbox
+from vp_queue import missions, missions_inbox
 from vp_queue.contracts import limits
+from vp_queue.errors import VpError
 from vp_queue.hooks.block import block
-from vp_queue.hooks.inbox import Told, confirm, tell
+from vp_queue.hooks.inbox import Shown, Told, confirm, tell
 from vp_queue.hooks.memory import Memory
 from vp_queue.hooks.protocol import Hook, parsed
 
 # A pipe on which nothing comes is no host's: it has written its JSON before the hook has started.
 STDIN_SECONDS: Final = 1.0
+CONFIRM_SECONDS: Final = 1.0
 CHUNK_BYTES: Final = 64 * 1024
 
 
@@ -38,11 +43,12 @@ class Asked:
     tell_session: bool = False
 
 
-def run(asked: Asked, *, acknowledge_shown: bool = False) -> None:
+def run(asked: Asked, *, acknowledge_shown: bool = False, end: Callable[[], None] = lambda: os._exit(0)) -> None:
     """Print what is new in the form that whoever calls it needs: a host's JSON, or the plain block.
 
     Args:
         acknowledge_shown: acknowledge the plain block once it is printed. A host's is acknowledged by its next call.
+        end: how a host's hook ends once it has remembered what it printed.
     """
     giving_up = threading.Timer(limits.HOOK_SECONDS, os._exit, (0,))
     giving_up.daemon = True
@@ -52,7 +58,7 @@ def run(asked: Asked, *, acknowledge_shown: bool = False) -> None:
             text = _given()
             hook = parsed(text) if text else None
             if hook is not None:
-                _answer(asked, hook)
+                _answer(asked, hook, end)
             else:
                 _plain(asked, acknowledge_shown)
     except Exception as error:
@@ -62,22 +68,39 @@ def run(asked: Asked, *, acknowledge_shown: bool = False) -> None:
         giving_up.cancel()
 
 
-def _answer(asked: Asked, hook: Hook) -> None:
+def _answer(asked: Asked, hook: Hook, end: Callable[[], None]) -> None:
     if not hook.is_known:
         return
-    memory = Memory(config.load(), asked.reader, hook.session_id)
-    before = memory.recall()
-    told = tell(asked.reader, hook, before, source_session_id=asked.source_session_id, tell_session=asked.tell_session)
-    deliver(asked.reader, memory, told, anew=told.shown != before)
+    with Memory(missions.ready(), asked.reader, hook.session_id) as memory:
+        before = memory.recall()
+        told = tell(
+            asked.reader, hook, before, source_session_id=asked.source_session_id, tell_session=asked.tell_session
+        )
+        _confirm(asked.reader, told)
+        deliver(told, memory, before)
+        end()
 
 
-def deliver(reader: str, memory: Memory, told: Told, *, anew: bool) -> None:
-    """Print, remember, acknowledge: in this order, or something is lost where the process is killed."""
+def _confirm(reader: str, told: Told) -> None:
+    """Acknowledge what is due; where the ledger is locked, at the next call."""
+    if told.acknowledge is None:
+        return
+    confirming = threading.Thread(target=_quietly, args=(reader, told), daemon=True)
+    confirming.start()
+    confirming.join(CONFIRM_SECONDS)
+
+
+def _quietly(reader: str, told: Told) -> None:
+    with contextlib.suppress(VpError):
+        confirm(reader, told)
+
+
+def deliver(told: Told, memory: Memory, before: Shown) -> None:
+    """Print, then remember: what was remembered, but not printed, would be lost."""
     if told.answer is not None:
         _print(json.dumps(told.answer))
-    if anew:
+    if told.shown != before:
         memory.remember(told.shown)
-    confirm(reader, told)
 
 
 def _plain(asked: Asked, acknowledge_shown: bool) -> None:

@@ -22,6 +22,9 @@ from vp_queue.ledger.models import Mission
 from vp_queue.ledger.records import NewMission
 from vp_queue.missions_admission import availability, check_can_run
 
+# Asked by a wait each time it has looked and would go on: with the mission as it stands, or None where it waits for
+# events. False ends the wait as if its time were up: whoever asked has gone away.
+KeepWaiting = Callable[[views.MissionView | None], bool]
 # A waiter looks at the ledger again this often even if no change was noticed.
 WAIT_SLICE_SECONDS: Final = 5.0
 
@@ -142,8 +145,11 @@ def list_missions(request: asked.ListMissions) -> views.ListAnswer:
         )
 
 
-def wait(request: asked.WaitMission) -> views.WaitAnswer:
-    """Wait until the mission ends or needs input, or the time is up."""
+def wait(request: asked.WaitMission, keep_waiting: KeepWaiting | None = None) -> views.WaitAnswer:
+    """Wait until the mission ends or needs input, or the time is up.
+
+    To have ``keep_waiting`` asked at once rather than within ``WAIT_SLICE_SECONDS``: :func:`wake_waiters`.
+    """
     settings = ready()
     from vp_queue.ledger import watch
 
@@ -157,12 +163,16 @@ def wait(request: asked.WaitMission) -> views.WaitAnswer:
             before = row.events if before is None else before
             left = deadline - clock.monotonic()
             over = row.status in TERMINAL or row.status == Status.NEEDS_INPUT
+            mission = _view(settings, row)
             if over or left <= 0:
                 return views.WaitAnswer(
                     timed_out=not over,
-                    mission=_view(settings, row),
+                    mission=mission,
                     events=queries.events_of_mission_after(row.id, before, limits.EVENTS_OF_MISSION),
                 )
+        if keep_waiting is not None and not keep_waiting(mission):
+            deadline = clock.monotonic()
+            continue
         changes.wait(token, min(left, WAIT_SLICE_SECONDS))
 
 
@@ -218,7 +228,15 @@ def retry(request: asked.RetryMission) -> views.RetryAnswer:
     return views.RetryAnswer(mission=mission, created=created)
 
 
-def read_events(request: asked.ReadEvents) -> views.EventsAnswer:
+def wake_waiters() -> None:
+    """Have every wait of this process look again now."""
+    from vp_queue.ledger import watch
+
+    ready()
+    watch.current().wake()
+
+
+def read_events(request: asked.ReadEvents, keep_waiting: KeepWaiting | None = None) -> views.EventsAnswer:
     """A reader's inbox: acknowledge, then what came after, waiting for a first event if asked to."""
     ready()
     if request.acknowledge is not None:
@@ -227,7 +245,11 @@ def read_events(request: asked.ReadEvents) -> views.EventsAnswer:
     with database.read_transaction():
         seq = inbox.acknowledged(request.reader)
     events = events_after(
-        seq, request.limit, source_session_id=request.source_session_id, wait_seconds=request.wait_seconds
+        seq,
+        request.limit,
+        source_session_id=request.source_session_id,
+        wait_seconds=request.wait_seconds,
+        keep_waiting=keep_waiting,
     )
     return views.EventsAnswer(events=events, last_seq=events[-1].seq if events else seq)
 
@@ -240,6 +262,7 @@ def events_after(
     mission_id: str | None = None,
     types: Sequence[str] | None = None,
     wait_seconds: float = 0,
+    keep_waiting: KeepWaiting | None = None,
 ) -> list[views.EventView]:
     """The feed after a seq; waits up to ``wait_seconds`` for a first event."""
     from vp_queue.ledger import watch
@@ -254,7 +277,7 @@ def events_after(
                 seq, limit, source_session_id=source_session_id, mission_id=mission_id, types=types
             )
         left = deadline - clock.monotonic()
-        if events or left <= 0:
+        if events or left <= 0 or not (keep_waiting is None or keep_waiting(None)):
             return events
         changes.wait(token, min(left, WAIT_SLICE_SECONDS))
 

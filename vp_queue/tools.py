@@ -15,7 +15,7 @@ import inspect
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import pydantic
 
@@ -31,44 +31,69 @@ ERRORS_LISTED: Final = 10
 DEPTH_COUNTED: Final = 2_000
 
 
+class Hints(NamedTuple):
+    """What a host may show or decide by (MCP's tool annotations have the same meaning)."""
+
+    read_only: bool = False
+    idempotent: bool = False
+    destructive: bool = False
+
+
 @dataclass(frozen=True)
 class Definition:
-    """One tool: its name and function, and the models of its arguments and answer."""
+    """One tool: its name and function, the models of its arguments and answer, and what a host wants to know of it.
+
+    ``waits``: it may take as long as its caller asked for; :func:`call` then takes ``keep_waiting``.
+    """
 
     name: str
+    title: str
     function: Tool
     arguments: type[requests.Strict]
     answer: type[views.Answer]
+    hints: Hints
+    waits: bool
+    _use_case: Callable[..., views.Answer]
 
     @property
     def description(self) -> str:
         """What it does, for a language model."""
         return inspect.cleandoc(self.arguments.__doc__ or "")
 
-
-DEFINITIONS: Final[dict[str, Definition]] = {}
-
-
-def _tool(
-    name: str, arguments: type[Request], answer: type[views.Answer], use_case: Callable[[Request], views.Answer]
-) -> Tool:
-    names = list(arguments.model_fields)
-
-    def call(*positional: Any, **given: Any) -> dict[str, Any]:
+    def answer_to(self, positional: tuple[Any, ...], given: dict[str, Any], **more: Any) -> dict[str, Any]:
+        """Carry it out; whatever goes wrong is an answer too."""
         try:
-            return use_case(_parse(arguments, names, positional, given)).dump()
+            request = _parse(self.arguments, list(self.arguments.model_fields), positional, given)
+            return self._use_case(request, **more).dump()
         except VpError as error:
             return _failure(error)
         except Exception:
             error_id = clock.new_token()[:12]
-            logger.exception("%s failed, error id %s", name, error_id)
+            logger.exception("%s failed, error id %s", self.name, error_id)
             return _failure(
                 InternalError(
                     f"vp-queue failed inside; the log has the details under error id {error_id}.", error_id=error_id
                 )
             )
 
-    DEFINITIONS[name] = Definition(name, call, arguments, answer)
+
+DEFINITIONS: Final[dict[str, Definition]] = {}
+
+
+def _tool(
+    name: str,
+    title: str,
+    arguments: type[Request],
+    answer: type[views.Answer],
+    use_case: Callable[..., views.Answer],
+    hints: Hints,
+    *,
+    waits: bool = False,
+) -> Tool:
+    def call(*positional: Any, **given: Any) -> dict[str, Any]:
+        return definition.answer_to(positional, given)
+
+    definition = DEFINITIONS[name] = Definition(name, title, call, arguments, answer, hints, waits, use_case)
     call.__name__ = call.__qualname__ = name
     call.__doc__ = arguments.__doc__
     signature = inspect.Signature(
@@ -164,17 +189,77 @@ def _failure(error: VpError) -> dict[str, Any]:
     return {"ok": False, "error": error.as_dict()}
 
 
-vp_dispatch_mission = _tool("vp_dispatch_mission", requests.DispatchMission, views.DispatchAnswer, missions.dispatch)
-vp_get_mission = _tool("vp_get_mission", requests.GetMission, views.GetAnswer, missions.get)
-vp_list_missions = _tool("vp_list_missions", requests.ListMissions, views.ListAnswer, missions.list_missions)
-vp_wait_mission = _tool("vp_wait_mission", requests.WaitMission, views.WaitAnswer, missions.wait)
-vp_cancel_mission = _tool("vp_cancel_mission", requests.CancelMission, views.CancelAnswer, missions.cancel)
-vp_read_result_artifacts = _tool(
-    "vp_read_result_artifacts", requests.ReadResultArtifacts, views.ReadAnswer, missions_artifacts.read_result
+_READS: Final = Hints(read_only=True)
+
+vp_dispatch_mission = _tool(
+    "vp_dispatch_mission",
+    "Dispatch a mission",
+    requests.DispatchMission,
+    views.DispatchAnswer,
+    missions.dispatch,
+    Hints(idempotent=True),  # with a key; without one each call is a new mission
 )
-vp_retry_mission = _tool("vp_retry_mission", requests.RetryMission, views.RetryAnswer, missions.retry)
-vp_read_events = _tool("vp_read_events", requests.ReadEvents, views.EventsAnswer, missions.read_events)
-vp_list_vps = _tool("vp_list_vps", requests.ListVps, views.VpsAnswer, lambda _: missions.vps())
+vp_get_mission = _tool("vp_get_mission", "Show a mission", requests.GetMission, views.GetAnswer, missions.get, _READS)
+vp_list_missions = _tool(
+    "vp_list_missions", "List missions", requests.ListMissions, views.ListAnswer, missions.list_missions, _READS
+)
+vp_wait_mission = _tool(
+    "vp_wait_mission", "Wait for a mission", requests.WaitMission, views.WaitAnswer, missions.wait, _READS, waits=True
+)
+vp_cancel_mission = _tool(
+    "vp_cancel_mission",
+    "Cancel a mission",
+    requests.CancelMission,
+    views.CancelAnswer,
+    missions.cancel,
+    Hints(idempotent=True, destructive=True),
+)
+vp_read_result_artifacts = _tool(
+    "vp_read_result_artifacts",
+    "Read results and artifacts",
+    requests.ReadResultArtifacts,
+    views.ReadAnswer,
+    missions_artifacts.read_result,
+    _READS,
+)
+vp_retry_mission = _tool(
+    "vp_retry_mission", "Retry a mission", requests.RetryMission, views.RetryAnswer, missions.retry, Hints()
+)
+vp_read_events = _tool(
+    "vp_read_events",
+    "Read your inbox",
+    requests.ReadEvents,
+    views.EventsAnswer,
+    missions.read_events,
+    Hints(idempotent=True),
+    waits=True,
+)
+vp_list_vps = _tool(
+    "vp_list_vps", "List the VPs", requests.ListVps, views.VpsAnswer, lambda _: missions.vps(), _READS
+)
+
+
+def call(
+    name: str, arguments: dict[str, Any], *, keep_waiting: missions.KeepWaiting | None = None
+) -> dict[str, Any]:
+    """Call a tool by its name, as a host does for its model.
+
+    Args:
+        keep_waiting: for a tool that waits: asked each time it has looked and is to go on waiting, with the
+            mission as it stands (None where it waits for events); False ends the wait as if its time were up.
+            It must not block. Ignored by the other tools.
+
+    Returns:
+        the tool's answer; a ``validation_error`` where there is no tool of this name.
+    """
+    definition = DEFINITIONS.get(name)
+    if definition is None:
+        return _failure(_no_such_tool(name))
+    return definition.answer_to((), arguments, **({"keep_waiting": keep_waiting} if definition.waits else {}))
+
+
+def _no_such_tool(name: str) -> ValidationError:
+    return ValidationError(f"There is no tool {_printable(name)!r}; there are: {', '.join(DEFINITIONS)}.", field="tool")
 
 
 def schema(name: str) -> dict[str, Any]:
@@ -185,7 +270,7 @@ def schema(name: str) -> dict[str, Any]:
     """
     definition = DEFINITIONS.get(name)
     if definition is None:
-        raise ValidationError(f"There is no tool {name!r}; there are: {', '.join(DEFINITIONS)}.", field="tool")
+        raise _no_such_tool(name)
     return {
         "tool": name,
         "description": definition.description,

@@ -45,6 +45,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "restart": ("services", "Restart a VP's consumer when its missions have ended."),
     "resume": ("fleet", "Take from a VP's queue again, after a pause or a drain."),
     "worker": ("fleet", "Run one VP's consumer in the foreground."),
+    "mcp": ("mcp", "Serve the tools to an agent host over MCP."),
     "keeper": ("fleet", "Run the keeper, which repairs, in the foreground."),
     "usage": ("housekeeping", "Show what takes room: missions, workspaces, ledger, logs."),
     "prune": ("housekeeping", "Remove old missions now, with their workspaces."),

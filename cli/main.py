@@ -68,7 +68,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = _without_collecting(f"vp_queue.cli.{COMMANDS[cmd_name][0]}")
+        module = without_collecting(f"vp_queue.cli.{COMMANDS[cmd_name][0]}")
         command: click.Command = getattr(module, f"{cmd_name}_command")
         return command
 
@@ -110,7 +110,7 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
 
-def _without_collecting(module: str) -> ModuleType:
+def without_collecting(module: str) -> ModuleType:
     """Import a module. What it makes stays for good, so looking for garbage meanwhile, or later in that, is vain."""
     gc.disable()
     try:

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import sys
+from typing import Final
 
 import click
 
 from vp_queue.cli import output
+from vp_queue.cli.main import without_collecting
+
+LOOPBACK: Final = "127.0.0.1"
+DEFAULT_PORT: Final = 8786
 
 
 @click.command("mcp")
 @click.option("--http", "over_http", is_flag=True, help="Serve Streamable HTTP at /mcp instead of stdio.")
-@click.option("--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Listen on this address.")
+@click.option("--host", metavar="ADDRESS", show_default=LOOPBACK, help="Listen on this address.")
 @click.option(
-    "--port", type=click.IntRange(0, 65_535), default=8786, show_default=True, help="Listen on this port; 0: any."
+    "--port", type=click.IntRange(0, 65_535), show_default=str(DEFAULT_PORT), help="Listen on this port; 0: any."
 )
 @click.option("--allow-host", multiple=True, metavar="NAME", help="Also answer requests for this host name.")
 @click.option("--no-auth", is_flag=True, help="Ask for no token; on a loopback address only.")
 @output.json_option
 def mcp_command(
-    over_http: bool, host: str, port: int, allow_host: tuple[str, ...], no_auth: bool, as_json: bool
+    over_http: bool, host: str | None, port: int | None, allow_host: tuple[str, ...], no_auth: bool, as_json: bool
 ) -> None:
     """Serve the tools to an agent host over MCP.
 
@@ -32,11 +37,11 @@ def mcp_command(
       vp mcp --http --port 8786
     """
     if not over_http:
-        from vp_queue.mcp import stdio
-
-        stdio.run()
+        if allow_host or no_auth or host is not None or port is not None:
+            raise click.UsageError("--host, --port, --allow-host and --no-auth go with --http.")
+        without_collecting("vp_queue.mcp.stdio").run()
         return
-    _serve_http(host, port, allow_host, no_auth, as_json)
+    _serve_http(host or LOOPBACK, DEFAULT_PORT if port is None else port, allow_host, no_auth, as_json)
 
 
 def _serve_http(host: str, port: int, allow_host: tuple[str, ...], no_auth: bool, as_json: bool) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import anyio
+import anyio.abc
 import anyio.to_thread
 
 from vp_queue import clock, missions, tools
@@ -56,7 +57,8 @@ class Calls:
             wait = _Wait(arguments, report)
             self._waiting.add(wait)
             try:
-                return await wait.run(functools.partial(tools.call, name, arguments), self._waits, gone)
+                answer: Answer = await wait.run(functools.partial(tools.call, name, arguments), self._waits, gone)
+                return answer
             finally:
                 self._waiting.discard(wait)
         quick = definition is None or definition.hints.read_only
@@ -75,52 +77,91 @@ class Calls:
             wait.end()
 
 
-class _Wait:
-    """One wait: a thread that looks at the ledger, and a task that tells its caller how things stand."""
+class Thread:
+    """A thread that waits on the ledger, and comes back within a moment once nobody needs it any more."""
 
-    def __init__(self, arguments: dict[str, Any], report: Report) -> None:
-        asked = arguments.get("timeout_seconds", arguments.get("wait_seconds"))
-        self._total = float(asked) if isinstance(asked, int | float) and not isinstance(asked, bool) else None
-        self._report = report
-        self._began = clock.monotonic()
-        self._loop = asyncio.get_running_loop()
-        self._over = False
-        self._told_at = self._began
-        self._told: tuple[object, ...] | None = None
-        self._news = asyncio.Event()
-        self._line = ""
+    def __init__(self) -> None:
+        self.over = False
 
-    async def run(self, call: Callable[..., Answer], limiter: anyio.CapacityLimiter, gone: Gone | None) -> Answer:
+    async def run(
+        self, call: Callable[..., Any], limiter: anyio.CapacityLimiter, gone: Gone | None = None, *, once: bool = True
+    ) -> Any:
+        """Run a call that takes ``keep_waiting``, and end it when this is cancelled or its caller is gone.
+
+        Args:
+            gone: returns when the caller has gone away.
+            once: nothing more is to be run.
+        """
+        error: VpError | None = None
+        answer: Any = None
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._tell)
-            tasks.start_soon(self._end_with_caller, gone)
+            self._beside(tasks)
+            ending = functools.partial(self._end_with_caller, gone)
+            tasks.start_soon(ending)
             # Not abandoned when cancelled: the task above has it end, and until then its place in the pool is taken.
-            answer = await anyio.to_thread.run_sync(
-                functools.partial(call, keep_waiting=self._keep_waiting), limiter=limiter
-            )
-            self._over = True
+            try:
+                waiting = functools.partial(call, keep_waiting=self.keep_waiting)
+                answer = await anyio.to_thread.run_sync(waiting, limiter=limiter)
+            except VpError as raised:
+                error = raised  # out of the task group it would come in a group of exceptions
+            self._back = True
+            self.over = self.over or once
             tasks.cancel_scope.cancel()
+        if error is not None:
+            raise error
         return answer
 
     def end(self) -> None:
         """Have the thread come back now."""
-        if not self._over:
-            self._over = True
+        if not self.over:
+            self.over = True
             with contextlib.suppress(VpError):  # then it comes back when it looks next
                 missions.wake_waiters()
 
-    def _keep_waiting(self, mission: MissionView | None) -> bool:
+    def keep_waiting(self, mission: MissionView | None) -> bool:
         """Asked by the waiting thread whenever it has looked."""
-        if self._over:
-            return False
+        return not self.over
+
+    def _beside(self, tasks: anyio.abc.TaskGroup) -> None:
+        """Start what runs as long as the thread does."""
+        self._back = False
+
+    async def _end_with_caller(self, gone: Gone | None) -> None:
+        try:
+            await (gone() if gone is not None else anyio.sleep_forever())
+        finally:
+            if not self._back:
+                self.end()
+
+
+class _Wait(Thread):
+    """A tool that waits: its caller is told how things stand."""
+
+    def __init__(self, arguments: dict[str, Any], report: Report) -> None:
+        super().__init__()
+        asked = arguments.get("timeout_seconds", arguments.get("wait_seconds"))
+        self._total = float(asked) if isinstance(asked, int | float) and not isinstance(asked, bool) else None
+        self._report = report
+        self._loop = asyncio.get_running_loop()
+        self._began = self._told_at = clock.monotonic()
+        self._told: tuple[object, ...] | None = None
+        self._news = asyncio.Event()
+        self._line = ""
+
+    def keep_waiting(self, mission: MissionView | None) -> bool:
+        """Also notes what there is to tell."""
         seen = () if mission is None else (mission.status, mission.attempt, mission.cancel_requested, mission.progress)
         now = clock.monotonic()
-        if seen != self._told or now - self._told_at >= PROGRESS_SECONDS:
+        if not self.over and (seen != self._told or now - self._told_at >= PROGRESS_SECONDS):
             self._told, self._told_at = seen, now
-            self._line = "waiting for an event" if mission is None else _line(mission)
+            self._line = "waiting for an event" if mission is None else line_of(mission)
             with contextlib.suppress(RuntimeError):  # the event loop has ended, and with it the wait
                 self._loop.call_soon_threadsafe(self._news.set)
-        return True
+        return super().keep_waiting(mission)
+
+    def _beside(self, tasks: anyio.abc.TaskGroup) -> None:
+        super()._beside(tasks)
+        tasks.start_soon(self._tell)
 
     async def _tell(self) -> None:
         while True:
@@ -128,14 +169,8 @@ class _Wait:
             self._news.clear()
             await self._report(round(clock.monotonic() - self._began, 3), self._total, self._line)
 
-    async def _end_with_caller(self, gone: Gone | None) -> None:
-        try:
-            await (gone() if gone is not None else anyio.sleep_forever())
-        finally:
-            self.end()
 
-
-def _line(mission: MissionView) -> str:
+def line_of(mission: MissionView) -> str:
     """How a mission stands, in a line; the message is its program's own."""
     line = f"{mission.status}, attempt {mission.attempt}" if mission.attempt else str(mission.status)
     if mission.cancel_requested:

@@ -43,11 +43,9 @@ class Endpoint:
 
 def endpoint() -> Endpoint:
     """A server to be mounted at a path of an application."""
-    state = servers.State()
-    sessions = StreamableHTTPSessionManager(
-        servers.build(state), max_request_body_size=BODY_BYTES, max_sessions=SESSIONS
-    )
-    return Endpoint(sessions.asgi_app, sessions.run, state.close)
+    face = servers.Face()
+    sessions = StreamableHTTPSessionManager(face.server, max_request_body_size=BODY_BYTES, max_sessions=SESSIONS)
+    return Endpoint(sessions.asgi_app, sessions.run, face.close)
 
 
 class Listener(uvicorn.Server):

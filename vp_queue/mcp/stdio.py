@@ -23,6 +23,6 @@ def run() -> None:
 
 
 async def _serve() -> None:
-    server = servers.build(servers.State())
+    server = servers.Face().server
     async with stdio_server() as (read, write):
         await server.run(read, write, server.create_initialization_options())

@@ -75,7 +75,7 @@ def test_answers_and_errors_keep_the_output_schema(home: Home) -> None:
     arguments: dict[str, dict[str, Any]] = {
         "vp_dispatch_mission": {"vp_id": GENERAL, "objective": "x"},
         "vp_list_missions": {"status": ["queued"]},
-        "vp_retry_mission": {"mission_id": mission_id},  # queued: not_retryable_state
+        "vp_retry_mission": {"mission_id": mission_id},  # was cancelled by the call before
         "vp_read_events": {"reader": "simone", "acknowledge": 0},
         "vp_list_vps": {},
         "vp_wait_mission": {"mission_id": mission_id, "timeout_seconds": 0},
@@ -87,9 +87,12 @@ def test_answers_and_errors_keep_the_output_schema(home: Home) -> None:
                 given = arguments.get(tool.name, {"mission_id": mission_id})
                 jsonschema.validate(given, tool.input_schema)
                 answer = await host.call_tool(tool.name, given)
-                assert answer.is_error == (tool.name == "vp_retry_mission")
+                assert not answer.is_error, answer.structured_content
                 assert json.loads(answer.content[0].text) == answer.structured_content  # type: ignore[union-attr]
                 jsonschema.validate(answer.structured_content, tool.output_schema or {})
+                error = await host.call_tool(tool.name, {"unknown": True})
+                assert error.is_error
+                jsonschema.validate(error.structured_content, tool.output_schema or {})
 
     run(test)
 

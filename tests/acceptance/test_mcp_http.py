@@ -175,7 +175,6 @@ def test_it_ends_in_order_and_answers_what_waits(home: Home, mode: str, how: sig
             with contextlib.suppress(ExceptionGroup):  # the client, in leaving, finds nobody to say goodbye to
                 async with httpx2.AsyncClient(headers={"authorization": f"Bearer {token}"}, timeout=60) as web:
                     async with Client(streamable_http_client(server.url, http_client=web), mode=mode) as host:
-
                         await host.list_tools()  # whose schemas it holds the answer to
 
                         async def wait() -> None:

@@ -124,25 +124,15 @@ def test_a_token_that_others_can_read_or_that_is_none_is_not_used(home: Home) ->
         assert done.returncode == 2
 
 
-@pytest.mark.parametrize(
-    ("header", "value", "code"),
-    [
-        ("host", "evil.example", 403),
-        ("host", "127.0.0.1.evil.example:1", 403),
-        ("host", "", 403),
-        ("origin", "http://evil.example", 403),
-        ("origin", "null", 403),
-        ("origin", "http://127.0.0.1:1", 403),
-        ("host", "localhost:1234", 200),
-    ],
-)
-def test_pages_of_other_sites_are_turned_away(home: Home, header: str, value: str, code: int) -> None:
+def test_pages_of_other_sites_are_turned_away(home: Home) -> None:
     with serving(home, "--no-auth") as server:
         assert "without a token" in server.warnings
-        assert ask(server.url, **{header: value}).status_code == code
-        if header == "origin":
-            own = server.url.removesuffix("/mcp")
-            assert ask(server.url, origin=own).status_code == 200
+        for host in ("evil.example", "127.0.0.1.evil.example:1", ""):
+            assert ask(server.url, host=host).status_code == 403, host
+        for origin in ("http://evil.example", "null", "http://127.0.0.1:1"):
+            assert ask(server.url, origin=origin).status_code == 403, origin
+        assert ask(server.url, host="localhost:1234").status_code == 200
+        assert ask(server.url, origin=server.url.removesuffix("/mcp")).status_code == 200
 
 
 def test_no_auth_is_for_loopback_only(home: Home) -> None:

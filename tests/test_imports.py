@@ -38,8 +38,10 @@ LAYERS = {
     "vp_queue.tool_schemas": 6,
     "vp_queue.operations": 6,
     "vp_queue.operations.demo": 7,  # a user of the tools, as an agent is
+    "vp_queue.prompt_rule": 0,
     "vp_queue.mcp": 7,
     "vp_queue.web": 7,
+    "vp_queue.adapters": 8,  # hosts within an agent's process: they call as the MCP server does, by mcp.calls
 }
 # Leaves may import everything; nothing imports them but themselves.
 LEAVES = {"vp_queue.tasks", "vp_queue.cli", "vp_queue.testing"}
@@ -58,7 +60,7 @@ LIBRARIES = {
 OUT_OF_SIGHT = {("executors", "ledger")}
 
 # Views show; what writes for them is missions. These are the ledger's writers (ledger.md, rules 1 and 8).
-VIEWS = {"vp_queue.tools", "vp_queue.tool_schemas", "vp_queue.mcp", "vp_queue.web"}
+VIEWS = {"vp_queue.tools", "vp_queue.tool_schemas", "vp_queue.mcp", "vp_queue.web", "vp_queue.adapters"}
 NEVER_OPEN_A_WRITE = {*VIEWS, "vp_queue.ledger.queries"}
 WRITERS = {
     "vp_queue.ledger.transitions",

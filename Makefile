@@ -75,10 +75,11 @@ faults: model-for-tests ## run the slow tests, the fault tests in their long mod
 campaign: $(STAMP) ## SECONDS=90 of random faults on a real installation; SEED= replays one
 	$(PY) -m tests.faults.campaign --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
-bench: $(STAMP) ## measure dispatch, start, rescue and the command line (some minutes)
+bench: $(STAMP) ## measure dispatch, start, rescue, the command line and the MCP server (some minutes)
 	$(PY) bench/dispatch.py $(ARGS)
 	$(PY) bench/rescue.py
 	$(PY) bench/cli.py
+	$(PY) bench/mcp_start.py
 
 lock: $(STAMP) ## pin requirements/dev.txt anew from pyproject.toml (pip-tools)
 	@$(PYTHON) -m venv $(VENV)/lock

@@ -45,6 +45,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "restart": ("services", "Restart a VP's consumer when its missions have ended."),
     "resume": ("fleet", "Take from a VP's queue again, after a pause or a drain."),
     "worker": ("fleet", "Run one VP's consumer in the foreground."),
+    "mcp": ("mcp", "Serve the tools to an agent host over MCP."),
     "keeper": ("fleet", "Run the keeper, which repairs, in the foreground."),
     "usage": ("housekeeping", "Show what takes room: missions, workspaces, ledger, logs."),
     "prune": ("housekeeping", "Remove old missions now, with their workspaces."),
@@ -67,7 +68,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = _without_collecting(f"vp_queue.cli.{COMMANDS[cmd_name][0]}")
+        module = without_collecting(f"vp_queue.cli.{COMMANDS[cmd_name][0]}")
         command: click.Command = getattr(module, f"{cmd_name}_command")
         return command
 
@@ -109,7 +110,7 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
 
-def _without_collecting(module: str) -> ModuleType:
+def without_collecting(module: str) -> ModuleType:
     """Import a module. What it makes stays for good, so looking for garbage meanwhile, or later in that, is vain."""
     gc.disable()
     try:

@@ -234,14 +234,10 @@ vp_read_events = _tool(
     Hints(idempotent=True),
     waits=True,
 )
-vp_list_vps = _tool(
-    "vp_list_vps", "List the VPs", requests.ListVps, views.VpsAnswer, lambda _: missions.vps(), _READS
-)
+vp_list_vps = _tool("vp_list_vps", "List the VPs", requests.ListVps, views.VpsAnswer, lambda _: missions.vps(), _READS)
 
 
-def call(
-    name: str, arguments: dict[str, Any], *, keep_waiting: missions.KeepWaiting | None = None
-) -> dict[str, Any]:
+def call(name: str, arguments: dict[str, Any], *, keep_waiting: missions.KeepWaiting | None = None) -> dict[str, Any]:
     """Call a tool by its name, as a host does for its model.
 
     Args:

@@ -6,6 +6,8 @@ ARGS   ?=
 # Of the fault campaign: how long, and what it replays (none: a new one is drawn, and printed).
 SECONDS ?= 90
 SEED    ?=
+# Of the tests: how many at once. They wait more than they reckon, so there may be more than cores; 0 is one by one.
+JOBS    ?= 3
 
 # Absolute, so that recipes and subprocesses may change directory.
 PY    := $(abspath $(VENV))/bin/python
@@ -22,7 +24,7 @@ PIP := $(PY) -m pip --disable-pip-version-check --no-input --quiet --quiet
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
-	@echo "  PYTHON=python3.12 chooses the interpreter; ARGS='-k lease -x' goes to pytest."
+	@echo "  PYTHON=python3.12 chooses the interpreter; ARGS='-k lease -x' goes to pytest, JOBS=0 runs the tests one by one."
 
 venv: $(STAMP) ## set up .venv with the pinned tools and vp-queue itself, editable
 
@@ -59,7 +61,7 @@ $(MODEL): $(STAMP) vp_queue/operations/local_model.txt
 	@touch $@
 
 test: model-for-tests ## run the tests, all but the slow ones
-	$(PY) -m pytest -m "not slow" $(ARGS)
+	$(PY) -m pytest -m "not slow" -n $(JOBS) $(ARGS)
 
 check: $(STAMP) ## lint, format, types, import rule
 	$(PY) -m ruff check .
@@ -75,10 +77,11 @@ faults: model-for-tests ## run the slow tests, the fault tests in their long mod
 campaign: $(STAMP) ## SECONDS=90 of random faults on a real installation; SEED= replays one
 	$(PY) -m tests.faults.campaign --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
-bench: $(STAMP) ## measure dispatch, start, rescue and the command line (some minutes)
+bench: $(STAMP) ## measure dispatch, start, rescue, the command line and the MCP server (some minutes)
 	$(PY) bench/dispatch.py $(ARGS)
 	$(PY) bench/rescue.py
 	$(PY) bench/cli.py
+	$(PY) bench/mcp_start.py
 
 lock: $(STAMP) ## pin requirements/dev.txt anew from pyproject.toml (pip-tools)
 	@$(PYTHON) -m venv $(VENV)/lock

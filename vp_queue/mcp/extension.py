@@ -84,24 +84,28 @@ class _UpdateParams(_TaskParams):
 def offer(server: Server[Any], backend: Backend) -> None:
     """Have a server serve the extension's methods and say so."""
 
-    async def get(ctx: Context, params: _TaskParams) -> dict[str, Any]:
+    # Parameters are judged once it is known that the client may ask at all.
+    async def get(ctx: Context, _: types.RequestParams) -> dict[str, Any]:
         _check(ctx)
-        return wire(await backend.get(ctx, params.task_id), whole=True)
+        asked = _TaskParams.model_validate(ctx.params, by_name=False)
+        return wire(await backend.get(ctx, asked.task_id), whole=True)
 
-    async def update(ctx: Context, params: _UpdateParams) -> dict[str, Any]:
+    async def update(ctx: Context, _: types.RequestParams) -> dict[str, Any]:
         _check(ctx)
-        await backend.update(ctx, params.task_id, params.input_responses)
+        asked = _UpdateParams.model_validate(ctx.params, by_name=False)
+        await backend.update(ctx, asked.task_id, asked.input_responses)
         return {}
 
-    async def cancel(ctx: Context, params: _TaskParams) -> dict[str, Any]:
+    async def cancel(ctx: Context, _: types.RequestParams) -> dict[str, Any]:
         _check(ctx)
-        await backend.cancel(ctx, params.task_id)
+        asked = _TaskParams.model_validate(ctx.params, by_name=False)
+        await backend.cancel(ctx, asked.task_id)
         return {}
 
     server.extensions[IDENTIFIER] = {}
-    server.add_request_handler("tasks/get", _TaskParams, get)
-    server.add_request_handler("tasks/update", _UpdateParams, update)
-    server.add_request_handler("tasks/cancel", _TaskParams, cancel)
+    server.add_request_handler("tasks/get", types.RequestParams, get)
+    server.add_request_handler("tasks/update", types.RequestParams, update)
+    server.add_request_handler("tasks/cancel", types.RequestParams, cancel)
 
 
 def understood_by(ctx: Context) -> bool:

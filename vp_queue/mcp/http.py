@@ -98,21 +98,26 @@ def listen(host: str, port: int) -> socket.socket:
     return opened
 
 
-def serve(opened: socket.socket, *, token: str | None, hosts: Collection[str] = LOOPBACK) -> None:
-    """Serve on a socket until SIGTERM or SIGINT.
+def asgi_app(*, token: str | None, hosts: Collection[str] = LOOPBACK) -> tuple[App, Callable[[], None]]:
+    """A whole application with its guard, which serves at ``PATH``; and what to call before it ends.
 
     Args:
         token: the bearer token that each request must carry; None lets anybody in.
-        hosts: the names and addresses by which this server may be asked.
+        hosts: the names and addresses by which it may be asked.
     """
     part = endpoint()
-
     app = Starlette(routes=[Route(PATH, endpoint=part.app)], lifespan=lambda _: part.running())
+    return Guard(app, token=token, hosts=hosts), part.close
+
+
+def serve(opened: socket.socket, *, token: str | None, hosts: Collection[str] = LOOPBACK) -> None:
+    """Serve on a socket until SIGTERM or SIGINT; the arguments are those of :func:`asgi_app`."""
+    app, close = asgi_app(token=token, hosts=hosts)
     config = uvicorn.Config(
-        Guard(app, token=token, hosts=hosts),
+        app,
         log_level="warning",
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=CLOSING_SECONDS,
     )
-    Listener(config, part.close).run(sockets=[opened])
+    Listener(config, close).run(sockets=[opened])

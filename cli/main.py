@@ -47,7 +47,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "worker": ("fleet", "Run one VP's consumer in the foreground."),
     "mcp": ("mcp", "Serve the tools to an agent host over MCP."),
     "keeper": ("fleet", "Run the keeper, which repairs, in the foreground."),
-    "skill": ("skill", "Install or show the skill that tells an agent how to delegate."),
+    "skill": ("skill", "The skill that tells an agent how to delegate."),
     "prompt-rule": ("skill", "Print the rule for an agent's system prompt."),
     "usage": ("housekeeping", "Show what takes room: missions, workspaces, ledger, logs."),
     "prune": ("housekeeping", "Remove old missions now, with their workspaces."),

@@ -39,7 +39,7 @@ def install_command(project: Path | None, force: bool, as_json: bool) -> None:
     \b
     Example:
       vp skill install
-      vp skill install --project ~/src/app
+      vp skill install --project .
     """
     from vp_queue.operations import skill
 

@@ -22,6 +22,7 @@ LAYERS = {
     "vp_queue.errors": 0,
     "vp_queue.clock": 0,
     "vp_queue.code_digest": 0,
+    "vp_queue.prompt_rule": 0,
     "vp_queue.contracts": 0,
     "vp_queue.config": 1,
     "vp_queue.ledger": 2,
@@ -38,7 +39,7 @@ LAYERS = {
     "vp_queue.tool_schemas": 6,
     "vp_queue.operations": 6,
     "vp_queue.operations.demo": 7,  # a user of the tools, as an agent is
-    "vp_queue.prompt_rule": 0,
+    "vp_queue.hooks": 7,  # a face, as mcp is: what an agent host hears of the inbox
     "vp_queue.mcp": 7,
     "vp_queue.web": 7,
     "vp_queue.adapters": 8,  # hosts within an agent's process: they call as the MCP server does, by mcp.calls
@@ -60,7 +61,14 @@ LIBRARIES = {
 OUT_OF_SIGHT = {("executors", "ledger")}
 
 # Views show; what writes for them is missions. These are the ledger's writers (ledger.md, rules 1 and 8).
-VIEWS = {"vp_queue.tools", "vp_queue.tool_schemas", "vp_queue.mcp", "vp_queue.web", "vp_queue.adapters"}
+VIEWS = {
+    "vp_queue.tools",
+    "vp_queue.tool_schemas",
+    "vp_queue.hooks",
+    "vp_queue.mcp",
+    "vp_queue.web",
+    "vp_queue.adapters",
+}
 NEVER_OPEN_A_WRITE = {*VIEWS, "vp_queue.ledger.queries"}
 WRITERS = {
     "vp_queue.ledger.transitions",

@@ -13,6 +13,7 @@ from tests.harness import BIN
 from vp_queue import errors, tools
 from vp_queue.contracts import EventType, FailureCode, requests, views
 from vp_queue.executors.model import DEFAULT_OUTPUT
+from vp_queue.hooks import block
 from vp_queue.operations import skill
 from vp_queue.prompt_rule import PROMPT_RULE
 
@@ -139,6 +140,10 @@ def test_what_it_says_of_retrying_is_what_the_classes_say() -> None:
 
 def test_a_chat_models_answer_has_the_name_it_says() -> None:
     assert f"`metadata.output` | the answer's file name, if the VP is a chat model (else `{DEFAULT_OUTPUT}`)" in BODY
+
+
+def test_it_knows_the_block_that_hooks_show() -> None:
+    assert f"`{block.OPEN}`" in BODY
 
 
 def test_it_forbids_the_ways_around() -> None:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import cysqlite
-import pytest
 
 from tests import ended, oracle
 from tests.harness import BIN, ROOT, Home, forget_ledger, ok, shell

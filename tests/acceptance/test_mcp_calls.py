@@ -105,6 +105,8 @@ BAD: list[tuple[str, Any, str]] = [
     ("vp_list_missions", {"nope": 1}, "nope"),
     ("vp_list_missions", ["limit", 5], "arguments"),
     ("vp_list_missions", "limit", "arguments"),
+    *(("vp_list_vps", nothing, "arguments") for nothing in ([], "", 0, False)),
+    ("vp_wait_mission", {"mission_id": "m-000000000000", "timeout_seconds": 10**400}, "timeout_seconds"),
     ("vp_dispatch_mission", {"vp_id": GENERAL, "objective": "a\0b"}, "objective"),
     ("vp_nothing", {}, "tool"),
 ]

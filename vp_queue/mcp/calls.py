@@ -139,8 +139,8 @@ class _Wait(Thread):
 
     def __init__(self, arguments: dict[str, Any], report: Report) -> None:
         super().__init__()
-        asked = arguments.get("timeout_seconds", arguments.get("wait_seconds"))
-        self._total = float(asked) if isinstance(asked, int | float) and not isinstance(asked, bool) else None
+        # Of any type or size here, and told to nobody before the contract has judged it.
+        self._total = arguments.get("timeout_seconds", arguments.get("wait_seconds"))
         self._report = report
         self._loop = asyncio.get_running_loop()
         self._began = self._told_at = clock.monotonic()

@@ -25,7 +25,7 @@ from vp_queue.errors import VpError
 
 WAITS_AT_ONCE: Final = 64
 READS_AT_ONCE: Final = 16
-WRITES_AT_ONCE: Final = 32
+WRITES_AT_ONCE: Final = 64  # under another's lock each takes limits.WRITE_WAIT_SECONDS, and those behind it as much again
 # A host that gave up on silence (60 s, often) is told at least this often; each change of the mission is told at once.
 PROGRESS_SECONDS: Final = 4.0
 
@@ -53,7 +53,9 @@ class Calls:
             gone: returns when the caller has gone away; without it, that is told by cancelling only.
         """
         definition = tools.DEFINITIONS.get(name)
-        if definition is not None and definition.waits and self._waits.available_tokens > 0 and not self._closing:
+        # Counted here and not by the limiter, which knows of a wait only once its thread is about to start.
+        room = len(self._waiting) < self._waits.total_tokens and not self._closing
+        if definition is not None and definition.waits and room:
             wait = _Wait(arguments, report)
             self._waiting.add(wait)
             try:

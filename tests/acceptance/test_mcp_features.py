@@ -194,6 +194,25 @@ def test_a_wait_is_a_task_that_outlives_the_server(home: Home) -> None:
     run(come_back)
 
 
+def test_a_ledger_that_cannot_be_read_is_told_to_those_who_use_tasks_as_well(home: Home) -> None:
+    mission_id = shell("true")["mission_id"]
+
+    async def test() -> None:
+        async with client() as host:
+            asked = {"name": "vp_wait_mission", "arguments": {"mission_id": mission_id}}
+            task = await request(host, "tools/call", **asked)
+            home.database.rename(home.path / "elsewhere")
+            answer = await request(host, "tools/call", **asked)
+            assert answer["isError"]
+            assert answer["structuredContent"]["error"]["code"] == "ledger_unavailable"
+            with pytest.raises(MCPError) as told:
+                await request(host, "tasks/get", taskId=task["taskId"])
+            assert told.value.error.code == types.INTERNAL_ERROR
+            assert told.value.error.data["error"]["code"] == "ledger_unavailable"
+
+    run(test)
+
+
 def test_cancelling_a_wait_leaves_the_mission_alone(home: Home) -> None:
     mission_id = shell("true")["mission_id"]
 

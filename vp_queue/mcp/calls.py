@@ -25,7 +25,7 @@ from vp_queue.errors import VpError
 
 WAITS_AT_ONCE: Final = 64
 READS_AT_ONCE: Final = 16
-WRITES_AT_ONCE: Final = 64  # under another's lock each takes limits.WRITE_WAIT_SECONDS, and those behind it as much again
+WRITES_AT_ONCE: Final = 64  # under a foreign lock each takes limits.WRITE_WAIT_SECONDS, and what stands behind it twice
 # A host that gave up on silence (60 s, often) is told at least this often; each change of the mission is told at once.
 PROGRESS_SECONDS: Final = 4.0
 
@@ -117,8 +117,7 @@ class Thread:
         """Have the thread come back now."""
         if not self.over:
             self.over = True
-            with contextlib.suppress(VpError):  # then it comes back when it looks next
-                missions.wake_waiters()
+            missions.wake_waiters()
 
     def keep_waiting(self, mission: MissionView | None) -> bool:
         """Asked by the waiting thread whenever it has looked."""

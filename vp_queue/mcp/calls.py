@@ -21,7 +21,6 @@ import anyio.to_thread
 
 from vp_queue import clock, missions, tools
 from vp_queue.contracts.views import MissionView
-from vp_queue.errors import VpError
 
 WAITS_AT_ONCE: Final = 64
 READS_AT_ONCE: Final = 16
@@ -94,7 +93,7 @@ class Thread:
             gone: returns when the caller has gone away.
             once: nothing more is to be run.
         """
-        error: VpError | None = None
+        error: Exception | None = None
         answer: Any = None
         async with anyio.create_task_group() as tasks:
             self._beside(tasks)
@@ -104,7 +103,7 @@ class Thread:
             try:
                 waiting = functools.partial(call, keep_waiting=self.keep_waiting)
                 answer = await anyio.to_thread.run_sync(waiting, limiter=limiter)
-            except VpError as raised:
+            except Exception as raised:
                 error = raised  # out of the task group it would come in a group of exceptions
             self._back = True
             self.over = self.over or once

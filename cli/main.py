@@ -47,6 +47,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "worker": ("fleet", "Run one VP's consumer in the foreground."),
     "mcp": ("mcp", "Serve the tools to an agent host over MCP."),
     "keeper": ("fleet", "Run the keeper, which repairs, in the foreground."),
+    "notify": ("notify", "Who is told of what happens, and what could not be told."),
     "usage": ("housekeeping", "Show what takes room: missions, workspaces, ledger, logs."),
     "prune": ("housekeeping", "Remove old missions now, with their workspaces."),
     "model": ("model", "The local demonstration model."),

@@ -219,7 +219,7 @@ def _is_held(row: Any, token: str, now: datetime) -> bool:
     if row.claim_host_identity != clock.host_identity():
         return bool(row.claim_expires_at > now)
     holder_lives = clock.process_start_ticks(row.claim_pid) == row.claim_start_ticks
-    return holder_lives and row.claim_expires_boottime_us > clock.boottime_us()
+    return bool(holder_lives and row.claim_expires_boottime_us > clock.boottime_us())
 
 
 def release(sink: str, token: str) -> None:

@@ -14,7 +14,9 @@ from vp_queue.operations import notifications
 
 @click.group("notify")
 def notify_command() -> None:
-    """Who is told of what happens ([notify] in vp_queue.toml), and what could not be told.
+    """Who is told of what happens, and what could not be told.
+
+    Whom and what says [notify] in vp_queue.toml.
 
     \b
     Example:

@@ -6,6 +6,7 @@ A check is data: ``{name, ok, detail, fix}``; ``ok`` is true, false (something w
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import shutil
@@ -22,7 +23,7 @@ from vp_queue.contracts import limits
 from vp_queue.errors import VpError
 from vp_queue.executors import model_local
 from vp_queue.ledger import backup, database, locks, schema, trouble
-from vp_queue.operations import notifications
+from vp_queue.operations import notifications, skill
 from vp_queue.worker import cgroups
 
 Check = dict[str, Any]
@@ -58,6 +59,7 @@ def examine(settings: Settings, supervised: Mapping[str, Any]) -> list[Check]:
         *_processes(settings, supervised),
     ]
     checks.append(_local_model())
+    checks += _skill()
     for profile in settings.vps.values():
         checks += _vp(settings, profile)
     checks += _notified(settings)
@@ -289,6 +291,17 @@ def _local_model() -> Check:
         return check("local model", True, f"{model_local.weights()} (for demonstration)")
     fix = "Not needed where every model VP has a base_url. For a try without keys, run: vp model fetch"
     return check("local model", None, missing, fix)
+
+
+def _skill() -> Iterator[Check]:
+    """Nothing is said where it was never installed, or where somebody made it their own."""
+    with contextlib.suppress(VpError):
+        for copy in skill.copies(skill.home()):
+            if copy.state in (skill.State.CURRENT, skill.State.OUTDATED):
+                detail = str(copy.path) + ("" if copy.state == skill.State.CURRENT else ": of another version")
+                yield check(
+                    "skill", True if copy.state == skill.State.CURRENT else None, detail, "Run: vp skill install"
+                )
 
 
 # --- VPs ----------------------------------------------------------------------------------------

@@ -11,9 +11,6 @@ from vp_queue import clock, missions
 from vp_queue.config import Settings
 from vp_queue.contracts import DeliveryState
 from vp_queue.errors import ConfigurationError, ValidationError
-from vp_queue.keeper.notice import test_notice
-from vp_queue.keeper.notifier import Teller
-from vp_queue.keeper.outcomes import Again, Given, Refused
 from vp_queue.ledger import database, deliveries
 from vp_queue.ledger.deliveries import Counts
 from vp_queue.ledger.models import Delivery
@@ -80,6 +77,11 @@ def test(settings: Settings, vp_id: str) -> dict[str, Any]:
         UnknownVp: there is no such VP.
         ConfigurationError: nobody is told of it.
     """
+    # Not for `vp status`, which shows how many wait: what tells somebody can start programs.
+    from vp_queue.keeper.notice import test_notice
+    from vp_queue.keeper.notifier import Teller
+    from vp_queue.keeper.outcomes import Again, Given, Refused
+
     notify = settings.profile(vp_id).notify
     if not notify.sinks:
         raise ConfigurationError(

@@ -48,6 +48,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "worker": ("fleet", "Run one VP's consumer in the foreground."),
     "mcp": ("mcp", "Serve the tools to an agent host over MCP."),
     "keeper": ("fleet", "Run the keeper, which repairs, in the foreground."),
+    "notify": ("notify", "Who is told of what happens, and what could not be told."),
     "skill": ("skill", "The skill that tells an agent how to delegate."),
     "prompt-rule": ("skill", "Print the rule for an agent's system prompt."),
     "usage": ("housekeeping", "Show what takes room: missions, workspaces, ledger, logs."),

@@ -76,6 +76,7 @@ WRITERS = {
     "vp_queue.ledger.inbox",
     "vp_queue.ledger.fleet",
     "vp_queue.ledger.retention",
+    "vp_queue.ledger.deliveries",
     "vp_queue.ledger.models",
     "vp_queue.queue",
 }

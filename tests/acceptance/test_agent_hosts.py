@@ -52,8 +52,11 @@ def delegates(session_id: str) -> Script:
         answers = said.answers
         if not answers:
             return Call("vp_list_vps", {})
+        if not answers[-1]["ok"]:
+            return f"It went wrong: {answers[-1]['error']['message']}"
         if len(answers) == 1:
-            assert GENERAL in [row["vp_id"] for row in answers[0]["vps"]]
+            if GENERAL not in [row["vp_id"] for row in answers[0]["vps"]]:
+                return "There is no generalist."
             asked = {"vp_id": GENERAL, "objective": "Write a story.", "source_session_id": session_id}
             return Call("vp_dispatch_mission", {**asked, "idempotency_key": f"{session_id}-story"})
         mission_id = answers[1]["mission"]["mission_id"]
@@ -98,7 +101,7 @@ def assert_delegated(home: Home, turn: Turn, model: ScriptedModel, session_id: s
     assert turn.code == 0
 
 
-@pytest.mark.parametrize("host", [opencode, codex, qwen])
+@pytest.mark.parametrize("host", [codex, qwen])  # and opencode, below
 def test_a_host_delegates_a_story_and_shows_it(storyteller: Home, tmp_path: Path, host: Host) -> None:
     with scripted_model(delegates("s-1")) as model:
         turn = host(tmp_path / "host", model.server.base_url, storyteller.path)
@@ -106,7 +109,10 @@ def test_a_host_delegates_a_story_and_shows_it(storyteller: Home, tmp_path: Path
     oracle.check(storyteller.database, storyteller.path / "AGENT_RUN_WORKSPACES")
 
 
-@pytest.mark.parametrize("host", [opencode, codex, qwen])
+SLOW = [pytest.param(host, marks=pytest.mark.slow) for host in (opencode, qwen)]
+
+
+@pytest.mark.parametrize("host", [codex, *SLOW])
 def test_without_the_server_the_same_host_fails_the_same_test(storyteller: Home, tmp_path: Path, host: Host) -> None:
     """The control, and the failed run itself: no vp_* tools, a shell, and the story lands in the session."""
     with scripted_model(delegates("s-1")) as model:

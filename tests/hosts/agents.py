@@ -44,7 +44,9 @@ class Turn:
 Host = Callable[..., Turn]
 
 
-def opencode(folder: Path, model_url: str, vp_home: Path, server: Sequence[str] = VP_MCP, *, shell: bool = False) -> Turn:
+def opencode(
+    folder: Path, model_url: str, vp_home: Path, server: Sequence[str] = VP_MCP, *, shell: bool = False
+) -> Turn:
     """Run opencode.
 
     Args:
@@ -145,7 +147,9 @@ def codex(folder: Path, model_url: str, vp_home: Path, server: Sequence[str] = V
     code, events, errors = _run(argv, folder, {"CODEX_HOME": str(folder / "home")})
     items = [event["item"] for event in events if event["type"] == "item.completed"]
     texts = [item["text"] for item in items if item["type"] == "agent_message"]
-    called = [item.get("tool", item["type"]) for item in items if item["type"] not in ("agent_message", "reasoning", "error")]
+    called = [
+        item.get("tool", item["type"]) for item in items if item["type"] not in ("agent_message", "reasoning", "error")
+    ]
     return Turn(code, events, "".join(texts[-1:]), called, _new_in(session), errors)
 
 
@@ -165,7 +169,12 @@ def qwen(folder: Path, model_url: str, vp_home: Path, server: Sequence[str] = VP
         "general": {"enableAutoUpdate": False, "checkForUpdates": False},
         "privacy": {"usageStatisticsEnabled": False},
         "telemetry": {"enabled": False},
-        "tools": {"toolSearch": {"enabled": False}, "useRipgrep": False},
+        "memory": {"enableManagedAutoMemory": False, "enableManagedAutoDream": False},
+        "tools": {
+            "approvalMode": "yolo" if shell else "default",
+            "toolSearch": {"enabled": False},
+            "useRipgrep": False,
+        },
         "permissions": {"allow": ["mcp__vp"], "deny": denied},
         "mcpServers": {"vp": vp},
     }

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from tests.model_server import ModelServer, Request, Turn, _Handler, delta, model_server, usage
+from tests.model_server import ModelServer, _Handler, delta, model_server, usage
 
 
 class Call(NamedTuple):

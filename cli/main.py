@@ -22,7 +22,7 @@ from vp_queue import __version__
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-# name → (module, what it does in a line). The command itself is the module's attribute of that name.
+# name → (module, what it does in a line). The command itself is the module's attribute NAME_command.
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "demo": ("demo", "Show the whole of it, in a temporary folder."),
     "init": ("setup", "Set up VP_HOME: configuration, token, ledger."),
@@ -46,7 +46,11 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "restart": ("services", "Restart a VP's consumer when its missions have ended."),
     "resume": ("fleet", "Take from a VP's queue again, after a pause or a drain."),
     "worker": ("fleet", "Run one VP's consumer in the foreground."),
+    "mcp": ("mcp", "Serve the tools to an agent host over MCP."),
     "keeper": ("fleet", "Run the keeper, which repairs, in the foreground."),
+    "notify": ("notify", "Who is told of what happens, and what could not be told."),
+    "skill": ("skill", "The skill that tells an agent how to delegate."),
+    "prompt-rule": ("skill", "Print the rule for an agent's system prompt."),
     "usage": ("housekeeping", "Show what takes room: missions, workspaces, ledger, logs."),
     "prune": ("housekeeping", "Remove old missions now, with their workspaces."),
     "model": ("model", "The local demonstration model."),
@@ -68,8 +72,8 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = _without_collecting(f"vp_queue.cli.{COMMANDS[cmd_name][0]}")
-        command: click.Command = getattr(module, f"{cmd_name}_command")
+        module = without_collecting(f"vp_queue.cli.{COMMANDS[cmd_name][0]}")
+        command: click.Command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
         return command
 
     def resolve_command(
@@ -110,7 +114,7 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
 
-def _without_collecting(module: str) -> ModuleType:
+def without_collecting(module: str) -> ModuleType:
     """Import a module. What it makes stays for good, so looking for garbage meanwhile, or later in that, is vain."""
     gc.disable()
     try:

@@ -60,6 +60,7 @@ class Request:
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: _Server
+    request_read: Request
 
     def log_message(self, *_: Any) -> None:
         """Quiet."""
@@ -68,7 +69,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         model = self.server.model
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         headers = {name.lower(): value for name, value in self.headers.items()}
-        model.requests.append(Request(self.path, headers, body, time.monotonic()))
+        self.request_read = Request(self.path, headers, body, time.monotonic())
+        model.requests.append(self.request_read)
         self.close_connection = True
         turn = model.script[min(len(model.requests), len(model.script)) - 1]
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):

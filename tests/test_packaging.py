@@ -6,6 +6,8 @@ must hold the same.
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import subprocess
 import sys
@@ -21,7 +23,7 @@ from tests.harness import GENERAL, Home, command, ended, ok
 from vp_queue import tools
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = {"vp_queue": "vp_queue", "tasks": "vp_queue/tasks", "cli": "vp_queue/cli"}
+FOLDERS = {"vp_queue": "vp_queue", "tasks": "vp_queue/tasks", "cli": "vp_queue/cli", "skills": "vp_queue/skills"}
 LEFT_BEHIND = shutil.ignore_patterns(
     ".git",
     ".venv",
@@ -41,7 +43,7 @@ def expected_files(root: Path) -> set[str]:
     found = set()
     for folder, target in FOLDERS.items():
         for path in (root / folder).rglob("*"):
-            # rglob does not descend into linked folders, so tasks and cli count once.
+            # rglob does not descend into linked folders, so tasks, cli and skills count once.
             if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".pyc":
                 found.add(f"{target}/{path.relative_to(root / folder).as_posix()}")
     return found
@@ -143,12 +145,52 @@ def test_the_package_list_is_complete() -> None:
         )
 
 
-def test_the_pinned_requirements_name_no_place() -> None:
+@pytest.mark.parametrize("name", ["dev", "hosts"])
+def test_the_pinned_requirements_name_no_place(name: str) -> None:
     # A pinned file with an index or a folder of its own installs on one machine only.
-    text = (ROOT / "requirements/dev.txt").read_text()
+    text = (ROOT / f"requirements/{name}.txt").read_text()
     assert not [line for line in text.splitlines() if line.lstrip().startswith("-") and "--hash=" not in line]
     assert "://" not in text
     assert "--hash=sha256:" in text
+
+
+def test_the_wheel_installs_the_skill_of_the_checkout(wheel: Path, tmp_path: Path, checkout: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    project = tmp_path / "project"
+    project.mkdir()
+    run = "import vp_queue.cli.main as main; print(main.__file__); main.main()"
+    done = subprocess.run(
+        [sys.executable, "-c", run, "skill", "install", "--project", str(project)],
+        env={"PYTHONPATH": str(tmp_path / "site"), "HOME": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.splitlines()[0]).is_relative_to(tmp_path)
+    expected = (checkout / "skills/vp-orchestration/SKILL.md").read_bytes()
+    for place in (".claude", ".agents"):
+        assert (project / place / "skills/vp-orchestration/SKILL.md").read_bytes() == expected
+
+
+def test_both_pinned_requirements_fit_in_one_environment() -> None:
+    def pins(name: str) -> set[str]:
+        return set(re.findall(r"^([a-z0-9-]+)==", (ROOT / f"requirements/{name}.txt").read_text(), re.MULTILINE))
+
+    def lines(name: str) -> set[str]:
+        return set(re.findall(r"^[a-z0-9-]+==\S+", (ROOT / f"requirements/{name}.txt").read_text(), re.MULTILINE))
+
+    shared = pins("dev") & pins("hosts")
+    assert "mcp" in shared
+    assert len({line for line in lines("dev") | lines("hosts") if line.partition("==")[0] in shared}) == len(shared)
+
+
+def test_the_pinned_agent_hosts_name_no_place() -> None:
+    packages = json.loads((ROOT / "tests/hosts/package-lock.json").read_text())["packages"]
+    assert not [name for name, package in packages.items() if "resolved" in package]
+    assert not [name for name, package in packages.items() if name and "integrity" not in package]
 
 
 def test_dispatched_from_a_checkout_and_consumed_by_a_wheel(wheel: Path, tmp_path: Path, home: Home) -> None:

@@ -8,6 +8,7 @@ Huey, the executors and what reads files are imported by the use cases that need
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
@@ -16,7 +17,7 @@ from vp_queue.code_digest import code_digest
 from vp_queue.config import Profile, Settings
 from vp_queue.contracts import TERMINAL, Status, limits, views
 from vp_queue.contracts import requests as asked
-from vp_queue.errors import IdempotencyConflict, NotRetryableState
+from vp_queue.errors import IdempotencyConflict, LedgerUnavailable, NotRetryableState
 from vp_queue.ledger import database, fleet, queries, transitions
 from vp_queue.ledger.models import Mission
 from vp_queue.ledger.records import NewMission
@@ -231,11 +232,11 @@ def retry(request: asked.RetryMission) -> views.RetryAnswer:
 
 
 def wake_waiters() -> None:
-    """Have every wait of this process look again now."""
+    """Have every wait of this process look again now. Never blocks: where no ledger is open, nobody waits."""
     from vp_queue.ledger import watch
 
-    ready()
-    watch.current().wake()
+    with contextlib.suppress(LedgerUnavailable):
+        watch.current().wake()
 
 
 def events_after(

@@ -272,6 +272,7 @@ WATCHFUL = "trap 'touch alive' USR1; echo up; while :; do sleep 0.05; done"
 def test_it_dies_with_its_launcher_though_the_kernel_forgets_that_at_a_change_of_user(
     passable: Path, monkeypatch: pytest.MonkeyPatch, told_again: bool
 ) -> None:
+    standby.close()  # one that an earlier test left standing by knows nothing of what follows
     if not told_again:
         forgetful = (
             "from vp_queue.worker import gate; real = gate.prctl\n"

@@ -66,6 +66,13 @@ PRUNED_KEY_DAYS: Final = 30
 VP_EVENTS_KEPT: Final = 10_000
 MEASURED_ENTRIES: Final = 1_000_000
 
+# Notifications
+DELIVERIES_PENDING: Final = 10_000  # of one sink; the oldest are given up first
+DELIVERIES_DEAD: Final = 1_000  # in all; the oldest go first
+DELIVERY_ERROR_CHARS: Final = 500
+DELIVERY_WAIT_SECONDS: Final = 3_600.0  # between two attempts, whatever Retry-After asks for
+SINKS_AT_ONCE: Final = 8  # told at the same time; of one sink one event at a time
+
 # Waiting for the ledger
 WRITE_WAIT_SECONDS: Final = 8.0
 CHECKED_BYTES: Final = 256 * 1024 * 1024  # a larger ledger is not checked for damage at each start

@@ -175,7 +175,9 @@ class DispatchMission(Strict):
     )
     constraints: Constraints = Field(default_factory=lambda: Constraints())
     budget: Budget = Field(default_factory=lambda: Budget())
-    idempotency_key: Key | None = Field(None, description="Same key and request = the same mission; safe to repeat.")
+    idempotency_key: Key | None = Field(
+        None, description="Give one, new for each piece of work: same key and request = the same mission."
+    )
     priority: Annotated[StrictInt, Field(ge=limits.PRIORITY_RANGE[0], le=limits.PRIORITY_RANGE[1])] = Field(
         0, description="Higher runs first."
     )
@@ -185,7 +187,9 @@ class DispatchMission(Strict):
         1, description="Attempts if one fails; a rerun repeats side effects."
     )
     source_session_id: Session | None = Field(None, description="Your session, to filter lists and events by.")
-    metadata: Annotated[dict[Text, Text], AfterValidator(_bounded_metadata)] = Field(default_factory=dict)
+    metadata: Annotated[dict[Text, Text], AfterValidator(_bounded_metadata)] = Field(
+        default_factory=dict, description="Your own notes, text to text; up to 16 KB."
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -237,14 +241,16 @@ class WaitMission(Strict):
     """Wait until a mission ends or needs input, or the time is up; call again to go on waiting."""
 
     mission_id: MissionId
-    timeout_seconds: Annotated[Seconds, Field(ge=0, le=limits.WAIT_SECONDS)] = 45
+    timeout_seconds: Annotated[Seconds, Field(ge=0, le=limits.WAIT_SECONDS)] = Field(
+        45, description="Answer by then at the latest; many hosts end a call after 60."
+    )
 
 
 class CancelMission(Strict):
     """Cancel a mission. A queued one ends at once; a running one when its program is proved dead."""
 
     mission_id: MissionId
-    reason: Annotated[Text, Field(max_length=limits.REASON_CHARS)] = ""
+    reason: Annotated[Text, Field(max_length=limits.REASON_CHARS)] = Field("", description="Why, for the record.")
 
 
 class ReadResultArtifacts(Strict):

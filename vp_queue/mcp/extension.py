@@ -7,12 +7,13 @@ kept, the backend says; ours keeps nothing (``mission_tasks``).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol, TypeVar
 
 import mcp_types as types
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.shared.exceptions import MCPError
+from mcp.shared.inbound import MCP_NAME_HEADER, decode_header_value
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import Field
 
@@ -81,24 +82,27 @@ class _UpdateParams(_TaskParams):
     input_responses: dict[str, Any] = Field(alias="inputResponses")
 
 
+_Params = TypeVar("_Params", bound=_TaskParams)
+
+
 def offer(server: Server[Any], backend: Backend) -> None:
     """Have a server serve the extension's methods and say so."""
 
     # Parameters are judged once it is known that the client may ask at all.
     async def get(ctx: Context, _: types.RequestParams) -> dict[str, Any]:
         _check(ctx)
-        asked = _TaskParams.model_validate(ctx.params, by_name=False)
+        asked = _asked(ctx, _TaskParams)
         return wire(await backend.get(ctx, asked.task_id), whole=True)
 
     async def update(ctx: Context, _: types.RequestParams) -> dict[str, Any]:
         _check(ctx)
-        asked = _UpdateParams.model_validate(ctx.params, by_name=False)
+        asked = _asked(ctx, _UpdateParams)
         await backend.update(ctx, asked.task_id, asked.input_responses)
         return {}
 
     async def cancel(ctx: Context, _: types.RequestParams) -> dict[str, Any]:
         _check(ctx)
-        asked = _TaskParams.model_validate(ctx.params, by_name=False)
+        asked = _asked(ctx, _TaskParams)
         await backend.cancel(ctx, asked.task_id)
         return {}
 
@@ -137,6 +141,18 @@ def wire(task: Task, *, whole: bool = False) -> dict[str, Any]:
     if whole and task.input_requests is not None:
         told["inputRequests"] = task.input_requests
     return told
+
+
+def _asked(ctx: Context, model: type[_Params]) -> _Params:
+    """The parameters, which must name the task that the Mcp-Name header names: a proxy may have routed by it.
+
+    The SDK compares them for the methods it knows. A request without the header went through no such proxy.
+    """
+    asked = model.model_validate(ctx.params, by_name=False)
+    named = ctx.request.headers.get(MCP_NAME_HEADER) if ctx.request is not None else None
+    if named is not None and decode_header_value(named) != asked.task_id:
+        raise MCPError(types.HEADER_MISMATCH, "Mcp-Name header does not match the request's taskId")
+    return asked
 
 
 def _check(ctx: Context) -> None:

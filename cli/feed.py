@@ -46,7 +46,7 @@ def events_command(
     """Show or follow the event feed.
 
     With --follow --json prints one event per line. This reads the feed only: an orchestrator's own inbox,
-    with acknowledgement, is the tool vp_read_events.
+    with acknowledgement, is `vp inbox`.
 
     \b
     Examples:
@@ -67,7 +67,7 @@ def events_command(
         output.print_json({"ok": True, "events": events, "next_after": next_after})
     elif events:
         for event in events:
-            click.echo(_event_line(event))
+            click.echo(event_line(event))
     else:
         click.echo("No events. As they happen: vp events --follow")
 
@@ -82,11 +82,12 @@ def _follow_events(seq: int, mission_id: str | None, types: Sequence[str] | None
             if as_json:
                 output.print_json(shown)
             else:
-                click.echo(_event_line(shown))
+                click.echo(event_line(shown))
         sys.stdout.flush()
 
 
-def _event_line(event: dict[str, Any]) -> str:
+def event_line(event: dict[str, Any]) -> str:
+    """An event as one line of a feed, or two on a slim terminal."""
     about = event["mission_id"] or event["vp_id"]
     when, text = f"{event['seq']} {output.instant(event['at'])}", event_text(event)
     head = f"{when} {about} {event['type']}"

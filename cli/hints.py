@@ -18,10 +18,16 @@ COMMANDS_OF_TOOLS: Final = {
     "vp_cancel_mission": "`vp cancel`",
     "vp_read_result_artifacts": "`vp artifacts`",
     "vp_retry_mission": "`vp retry`",
+    "vp_read_events": "`vp inbox`",
     "vp_list_vps": "`vp vps`",
 }
 # Where a tool's argument has another name here.
-PARAMETERS_OF_FIELDS: Final = {"idempotency_key": "key", "source_session_id": "session"}
+PARAMETERS_OF_FIELDS: Final = {
+    "idempotency_key": "key",
+    "source_session_id": "session",
+    "acknowledge": "ack",
+    "wait_seconds": "wait",
+}
 EXAMPLE_ID: Final = "m-0mdq3v8k2f-7x0k3w9c2h1"
 _TOOL: Final = re.compile(r"\bvp_[a-z_]+\b")
 

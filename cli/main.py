@@ -22,7 +22,7 @@ from vp_queue import __version__
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-# name → (module, what it does in a line). The command itself is the module's attribute of that name.
+# name → (module, what it does in a line). The command itself is the module's attribute NAME_command.
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "demo": ("demo", "Show the whole of it, in a temporary folder."),
     "init": ("setup", "Set up VP_HOME: configuration, token, ledger."),
@@ -39,6 +39,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "artifacts": ("artifacts", "List, show or save what a mission made."),
     "events": ("feed", "Show or follow the event feed."),
     "logs": ("feed", "Show or follow what a mission's program prints."),
+    "inbox": ("inbox", "Read a reader's inbox: the events that it has not acknowledged."),
     "vps": ("fleet", "Show the VPs: queue depth, workers, availability."),
     "pause": ("fleet", "Take nothing more from a VP's queue."),
     "drain": ("fleet", "Let a VP finish what runs, and start nothing more."),
@@ -47,6 +48,9 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "worker": ("fleet", "Run one VP's consumer in the foreground."),
     "mcp": ("mcp", "Serve the tools to an agent host over MCP."),
     "keeper": ("fleet", "Run the keeper, which repairs, in the foreground."),
+    "notify": ("notify", "Who is told of what happens, and what could not be told."),
+    "skill": ("skill", "The skill that tells an agent how to delegate."),
+    "prompt-rule": ("skill", "Print the rule for an agent's system prompt."),
     "usage": ("housekeeping", "Show what takes room: missions, workspaces, ledger, logs."),
     "prune": ("housekeeping", "Remove old missions now, with their workspaces."),
     "model": ("model", "The local demonstration model."),
@@ -69,7 +73,7 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = without_collecting(f"vp_queue.cli.{COMMANDS[cmd_name][0]}")
-        command: click.Command = getattr(module, f"{cmd_name}_command")
+        command: click.Command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
         return command
 
     def resolve_command(

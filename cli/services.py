@@ -123,6 +123,7 @@ def status_command(as_json: bool) -> None:
             ("ledger", ledger["path"] + ("" if ledger["exists"] else " (not there yet: vp init)")),
             ("", ledger["error"] and ledger["error"]["message"]),
             *(("disk", disk_line(disk)) for disk in answer["disks"]),
+            ("notify", _untold(answer["notifications"])),
             ("configuration", hints.not_set_up()),
         ]
     )
@@ -132,6 +133,12 @@ def status_command(as_json: bool) -> None:
     if answer["vps"]:
         click.echo()
         show_vps(answer["vps"])
+
+
+def _untold(sinks: list[dict[str, Any]]) -> str | None:
+    """What waits to be told or was given up, if anything."""
+    waiting, dead = (sum(sink[name] for sink in sinks) for name in ("pending", "dead"))
+    return f"{waiting:,} waiting to be told, {dead:,} given up (vp notify list)" if waiting or dead else None
 
 
 def _show_programs(programs: list[dict[str, Any]]) -> None:

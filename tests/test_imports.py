@@ -22,6 +22,7 @@ LAYERS = {
     "vp_queue.errors": 0,
     "vp_queue.clock": 0,
     "vp_queue.code_digest": 0,
+    "vp_queue.prompt_rule": 0,
     "vp_queue.contracts": 0,
     "vp_queue.config": 1,
     "vp_queue.ledger": 2,
@@ -35,15 +36,18 @@ LAYERS = {
     "vp_queue.keeper": 4,
     "vp_queue.missions": 5,
     "vp_queue.tools": 6,
+    "vp_queue.tool_schemas": 6,
     "vp_queue.operations": 6,
     "vp_queue.operations.demo": 7,  # a user of the tools, as an agent is
+    "vp_queue.hooks": 7,  # a face, as mcp is: what an agent host hears of the inbox
     "vp_queue.mcp": 7,
     "vp_queue.web": 7,
+    "vp_queue.adapters": 8,  # hosts within an agent's process: they call as the MCP server does, by mcp.calls
 }
 # Leaves may import everything; nothing imports them but themselves.
 LEAVES = {"vp_queue.tasks", "vp_queue.cli", "vp_queue.testing"}
-# Within layer 0: contracts read instants, which only the clock knows, and errors need nothing.
-WITHIN_A_LAYER = {("contracts", "clock"), ("contracts", "errors")}
+# Contracts read instants, which only the clock knows, and errors need nothing. Schemas are made from the tools.
+WITHIN_A_LAYER = {("contracts", "clock"), ("contracts", "errors"), ("tool", "tools")}
 
 # Libraries that only some may touch. A leaf that needs Huey is tasks alone.
 LIBRARIES = {
@@ -57,7 +61,14 @@ LIBRARIES = {
 OUT_OF_SIGHT = {("executors", "ledger")}
 
 # Views show; what writes for them is missions. These are the ledger's writers (ledger.md, rules 1 and 8).
-VIEWS = {"vp_queue.tools", "vp_queue.mcp", "vp_queue.web"}
+VIEWS = {
+    "vp_queue.tools",
+    "vp_queue.tool_schemas",
+    "vp_queue.hooks",
+    "vp_queue.mcp",
+    "vp_queue.web",
+    "vp_queue.adapters",
+}
 NEVER_OPEN_A_WRITE = {*VIEWS, "vp_queue.ledger.queries"}
 WRITERS = {
     "vp_queue.ledger.transitions",
@@ -65,6 +76,7 @@ WRITERS = {
     "vp_queue.ledger.inbox",
     "vp_queue.ledger.fleet",
     "vp_queue.ledger.retention",
+    "vp_queue.ledger.deliveries",
     "vp_queue.ledger.models",
     "vp_queue.queue",
 }
@@ -242,6 +254,7 @@ FORBIDDEN = [
     ("vp_queue.keeper.recovery", "import vp_queue.worker.lease as lease", "sideways"),
     ("vp_queue.keeper.recovery", "from vp_queue import missions", "up"),
     ("vp_queue.missions", "from vp_queue.tools import vp_get_mission", "up"),
+    ("vp_queue.tools", "from vp_queue import tool_schemas", "sideways"),
     ("vp_queue.web.app", "from vp_queue.mcp import server", "sideways"),
     ("vp_queue.mcp.server", "from vp_queue.ledger.transitions import accept", "view"),
     ("vp_queue.tools", "from vp_queue.ledger import transitions", "view"),

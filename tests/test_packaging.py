@@ -23,7 +23,7 @@ from tests.harness import GENERAL, Home, command, ended, ok
 from vp_queue import tools
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = {"vp_queue": "vp_queue", "tasks": "vp_queue/tasks", "cli": "vp_queue/cli"}
+FOLDERS = {"vp_queue": "vp_queue", "tasks": "vp_queue/tasks", "cli": "vp_queue/cli", "skills": "vp_queue/skills"}
 LEFT_BEHIND = shutil.ignore_patterns(
     ".git",
     ".venv",
@@ -43,7 +43,7 @@ def expected_files(root: Path) -> set[str]:
     found = set()
     for folder, target in FOLDERS.items():
         for path in (root / folder).rglob("*"):
-            # rglob does not descend into linked folders, so tasks and cli count once.
+            # rglob does not descend into linked folders, so tasks, cli and skills count once.
             if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".pyc":
                 found.add(f"{target}/{path.relative_to(root / folder).as_posix()}")
     return found
@@ -152,6 +152,27 @@ def test_the_pinned_requirements_name_no_place(name: str) -> None:
     assert not [line for line in text.splitlines() if line.lstrip().startswith("-") and "--hash=" not in line]
     assert "://" not in text
     assert "--hash=sha256:" in text
+
+
+def test_the_wheel_installs_the_skill_of_the_checkout(wheel: Path, tmp_path: Path, checkout: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    project = tmp_path / "project"
+    project.mkdir()
+    run = "import vp_queue.cli.main as main; print(main.__file__); main.main()"
+    done = subprocess.run(
+        [sys.executable, "-c", run, "skill", "install", "--project", str(project)],
+        env={"PYTHONPATH": str(tmp_path / "site"), "HOME": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.splitlines()[0]).is_relative_to(tmp_path)
+    expected = (checkout / "skills/vp-orchestration/SKILL.md").read_bytes()
+    for place in (".claude", ".agents"):
+        assert (project / place / "skills/vp-orchestration/SKILL.md").read_bytes() == expected
 
 
 def test_both_pinned_requirements_fit_in_one_environment() -> None:

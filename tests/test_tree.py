@@ -109,7 +109,9 @@ def test_no_traps() -> None:
 def test_links_are_relative_and_stay_inside() -> None:
     # An absolute link breaks in every other clone. The two folders are the import path of tasks and cli.
     links = [path for path in (ROOT / "vp_queue").rglob("*") if path.is_symlink()]
-    assert {"vp_queue/cli", "vp_queue/tasks", "vp_queue/supervisord.conf"} <= {relative(path) for path in links}
+    assert {"vp_queue/cli", "vp_queue/tasks", "vp_queue/skills", "vp_queue/supervisord.conf"} <= {
+        relative(path) for path in links
+    }
     for link in links:
         assert not link.readlink().is_absolute(), link
         assert link.resolve(strict=True).is_relative_to(ROOT), link

@@ -27,6 +27,7 @@ from vp_queue import clock
 from vp_queue.config_blame import Blame, dotted, judged, shown, suggestion
 from vp_queue.config_home import ensure_home, write_default_config
 from vp_queue.config_lines import HostileToml, KeyLines, KeyPath
+from vp_queue.config_notify import NOTIFY, SILENT, Notify, notify_of
 from vp_queue.config_places import default_home, sqlite_path
 from vp_queue.config_profile import BUILT_IN, VP_ID_FORM, Profile, expand_user, is_vp_id
 from vp_queue.config_retention import DEFAULT, KEY, Retention, retention_of
@@ -108,6 +109,7 @@ class Settings:
         imports: modules that a consumer imports, for their ``@huey.signal`` handlers.
         min_free_bytes: dispatches are refused below it; 0 = never, None = by the size of the disk.
         retention: what is kept of missions whose VP has no profile any more, and of what belongs to no VP.
+        notify: who is told of what happens to VPs that have no profile any more.
     """
 
     home: Path
@@ -122,6 +124,7 @@ class Settings:
     imports: tuple[str, ...] = ()
     min_free_bytes: int | None = None
     retention: Retention = DEFAULT
+    notify: Notify = SILENT
 
     @functools.cached_property
     def database_path(self) -> Path:
@@ -224,7 +227,8 @@ def _read(
         judged(_General, _listed(given), _blame_argument),
     )
     retention = retention_of(tables.get(KEY, {}), DEFAULT, blame, (KEY,))
-    vps = _roster(tables.get("vp", {}), retention, blame, environ)
+    notify = notify_of(tables.get(NOTIFY, {}), SILENT, blame, (NOTIFY,))
+    vps = _roster(tables.get("vp", {}), retention, notify, blame, environ)
     merged: dict[str, object] = {}
     for source in sources:
         merged |= source.model_dump(exclude_unset=True)
@@ -246,6 +250,7 @@ def _read(
         imports=tuple(general.imports),
         min_free_bytes=general.min_free_bytes,
         retention=retention,
+        notify=notify,
     )
 
 
@@ -313,7 +318,7 @@ def _unreadable(path: Path | str, error: OSError) -> ConfigurationError:
 
 
 def _parse(path: Path) -> tuple[dict[str, object], dict[str, object], Blame]:
-    """The top-level values, the tables ``vp`` and ``retention``, and who is to blame for a key path."""
+    """The top-level values, the tables ``vp``, ``retention`` and ``notify``, and who is to blame for a key path."""
     text = _text_of(path)
     try:
         lines = KeyLines(text)
@@ -328,7 +333,7 @@ def _parse(path: Path) -> tuple[dict[str, object], dict[str, object], Blame]:
         line, key = lines.line_of(key_path), dotted(key_path)
         return ConfigurationError(f"{path}:{line}: {key}: {problem}", file=str(path), key=key, line=line)
 
-    return data, {name: data.pop(name) for name in ("vp", KEY) if name in data}, blame
+    return data, {name: data.pop(name) for name in ("vp", KEY, NOTIFY) if name in data}, blame
 
 
 def _at_line(path: Path, line: int, problem: str) -> ConfigurationError:
@@ -350,13 +355,15 @@ def _text_of(path: Path) -> str:
         raise _at_line(path, raw.count(b"\n", 0, error.start) + 1, "the text is not UTF-8") from None
 
 
-def _roster(tables: object, retention: Retention, blame: Blame, environ: Mapping[str, str]) -> dict[str, Profile]:
+def _roster(
+    tables: object, retention: Retention, notify: Notify, blame: Blame, environ: Mapping[str, str]
+) -> dict[str, Profile]:
     if not isinstance(tables, dict):
         raise blame(("vp",), 'give one table for each VP: [vp."vp.name"]')
     vps: dict[str, Profile] = {}
     folders: dict[str, str] = {}
     for vp_id, table in {**{built_in: {} for built_in in BUILT_IN}, **tables}.items():
-        profile = _profile(vp_id, table, retention, blame, environ)
+        profile = _profile(vp_id, table, retention, notify, blame, environ)
         other = folders.setdefault(profile.folder, vp_id)
         if other != vp_id:
             raise blame(("vp", vp_id), f"{other} has the same folder, {profile.folder}; rename one of the two")
@@ -364,7 +371,9 @@ def _roster(tables: object, retention: Retention, blame: Blame, environ: Mapping
     return vps
 
 
-def _profile(vp_id: str, table: object, retention: Retention, blame: Blame, environ: Mapping[str, str]) -> Profile:
+def _profile(
+    vp_id: str, table: object, retention: Retention, notify: Notify, blame: Blame, environ: Mapping[str, str]
+) -> Profile:
     at: KeyPath = ("vp", vp_id)
     if not is_vp_id(vp_id):
         close = suggestion(vp_id, BUILT_IN)
@@ -375,7 +384,10 @@ def _profile(vp_id: str, table: object, retention: Retention, blame: Blame, envi
         raise blame((*at, "executor"), f"a VP of your own needs an executor{suggestion(vp_id, BUILT_IN)}")
     if "vp_id" in table:
         raise blame((*at, "vp_id"), "unknown key; the id stands in the table's name")
-    own = {KEY: retention_of(table.get(KEY, {}), retention, blame, (*at, KEY))}
+    own = {
+        KEY: retention_of(table.get(KEY, {}), retention, blame, (*at, KEY)),
+        NOTIFY: notify_of(table.get(NOTIFY, {}), notify, blame, (*at, NOTIFY)),
+    }
     values = {"title": vp_id, "description": "", **BUILT_IN.get(vp_id, {}), **table, **own, "vp_id": vp_id}
     profile = judged(Profile, values, blame, at, environ)
     if profile.executor not in EXECUTORS:

@@ -42,7 +42,8 @@ def judged(
         cause = first.get("ctx", {}).get("error")
         path: KeyPath = (*at, *first["loc"], *(cause.path if isinstance(cause, UnfitOption) else ()))
         if first["type"] == "extra_forbidden":
-            known = [name for name in model.model_fields if name != "vp_id"] + ([] if at else ["vp", "retention"])
+            tables = [] if at else ["vp", "retention", "notify"]
+            known = [name for name in model.model_fields if name != "vp_id"] + tables
             raise blame(path, f"unknown key{suggestion(str(path[-1]), known)}") from None
         problem = str(cause) if cause else f"{first['msg']}, not {shown(first['input'])}"
         raise blame(path, problem) from None

@@ -46,6 +46,29 @@ def check_variable_name(value: str) -> str:
     return value
 
 
+def as_tuple(value: object) -> tuple[object, ...]:
+    """A list of the file as a tuple: TOML knows lists only; in strict mode pydantic takes a tuple for a tuple.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if not isinstance(value, list | tuple):
+        raise ValueError("give a list")
+    return tuple(value)
+
+
+def _check_passed_on(value: str) -> str:
+    check_variable_name(value)
+    if value.startswith("VP_"):
+        # VP_TOKEN would hand a mission the web face; the others are set by the worker for each attempt.
+        raise ValueError("VP_* variables are vp-queue's own and are never passed on")
+    return value
+
+
+# A variable that a program may see.
+VariableName = Annotated[str, Field(max_length=200), AfterValidator(_check_passed_on)]
+
+
 def _check_argv(argv: list[str]) -> list[str]:
     for index, part in enumerate(argv):
         inside = next((known for known in PLACEHOLDERS if known in part and part != known), None)

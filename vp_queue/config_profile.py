@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
-from vp_queue.config_options import UnfitOption, check_options, check_variable_name
+from vp_queue.config_notify import SILENT, Notify
+from vp_queue.config_options import UnfitOption, VariableName, as_tuple, check_options
 from vp_queue.config_retention import DEFAULT, Retention
 from vp_queue.contracts.limits import DURATION_SECONDS, NAME_CHARS
 from vp_queue.contracts.paths import has_control_characters
@@ -41,13 +42,6 @@ def expand_user(text: str, environ: Mapping[str, str]) -> str:
     return home.rstrip("/") + text[1:]
 
 
-def _as_tuple(value: object) -> tuple[object, ...]:
-    # TOML knows lists only; in strict mode pydantic takes a tuple for a tuple.
-    if not isinstance(value, list | tuple):
-        raise ValueError("give a list")
-    return tuple(value)
-
-
 def _as_root(value: object, info: ValidationInfo) -> Path:
     if not isinstance(value, str | Path):
         raise ValueError("give a path")
@@ -60,17 +54,8 @@ def _as_root(value: object, info: ValidationInfo) -> Path:
     return Path(text)
 
 
-def _variable_name(value: str) -> str:
-    check_variable_name(value)
-    if value.startswith("VP_"):
-        # VP_TOKEN would hand a mission the web face; the others are set by the worker for each attempt.
-        raise ValueError("VP_* variables are vp-queue's own and are never passed on")
-    return value
-
-
 Seconds = Annotated[float, Field(gt=0, le=DURATION_SECONDS)]
 TargetRoot = Annotated[Path, BeforeValidator(_as_root)]
-VariableName = Annotated[str, Field(max_length=200), AfterValidator(_variable_name)]
 
 
 class Profile(BaseModel):
@@ -97,6 +82,7 @@ class Profile(BaseModel):
         env_allow: variables of the worker that the program sees.
         retry_backoff_seconds: the wait before the second charged attempt, doubled for each later one.
         retention: what is kept of its ended missions; no part of the digest, as no consumer reads it.
+        notify: who is told of its events; no part of the digest either.
         options: the executor's own keys; JSON-able.
     """
 
@@ -109,7 +95,7 @@ class Profile(BaseModel):
     enabled: bool = True
     concurrency: int = Field(default=1, ge=1, le=64)
     allow_commands: bool = False
-    allowed_target_roots: Annotated[tuple[TargetRoot, ...], BeforeValidator(_as_tuple)] = ()
+    allowed_target_roots: Annotated[tuple[TargetRoot, ...], BeforeValidator(as_tuple)] = ()
     # Before default_timeout_seconds, whose validator looks at it.
     max_timeout_seconds: Seconds = 86_400.0
     default_timeout_seconds: Seconds = Field(default=3_600.0, validate_default=True)
@@ -118,9 +104,10 @@ class Profile(BaseModel):
     max_releases: int = Field(default=3, ge=0, le=1_000)
     run_as: str | None = None
     max_processes: int = Field(default=1_024, ge=0, le=4_194_304)  # PID_MAX_LIMIT
-    env_allow: Annotated[tuple[VariableName, ...], BeforeValidator(_as_tuple)] = ("PATH", "LANG", "HOME")
+    env_allow: Annotated[tuple[VariableName, ...], BeforeValidator(as_tuple)] = ("PATH", "LANG", "HOME")
     retry_backoff_seconds: float = Field(default=5.0, ge=0, le=DURATION_SECONDS)
     retention: Retention = DEFAULT
+    notify: Notify = SILENT
     options: dict[str, object] = Field(default_factory=dict)
 
     @field_validator("vp_id")
@@ -167,7 +154,7 @@ class Profile(BaseModel):
     def digest(self) -> str:
         """SHA-256 (hex) of the profile: a consumer that sees another one runs an old profile."""
         canonical = json.dumps(
-            self.model_dump(mode="json", exclude={"retention"}), sort_keys=True, separators=(",", ":")
+            self.model_dump(mode="json", exclude={"retention", "notify"}), sort_keys=True, separators=(",", ":")
         )
         return hashlib.sha256(canonical.encode()).hexdigest()
 

@@ -8,16 +8,17 @@ Huey, the executors and what reads files are imported by the use cases that need
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from vp_queue import clock, config
 from vp_queue.code_digest import code_digest
 from vp_queue.config import Profile, Settings
 from vp_queue.contracts import TERMINAL, Status, limits, views
 from vp_queue.contracts import requests as asked
-from vp_queue.errors import IdempotencyConflict, NotRetryableState
-from vp_queue.ledger import database, fleet, inbox, queries, transitions
+from vp_queue.errors import IdempotencyConflict, LedgerUnavailable, NotRetryableState
+from vp_queue.ledger import database, fleet, queries, transitions
 from vp_queue.ledger.models import Mission
 from vp_queue.ledger.records import NewMission
 from vp_queue.missions_admission import availability, check_can_run
@@ -25,6 +26,7 @@ from vp_queue.missions_admission import availability, check_can_run
 # Asked by a wait each time it has looked and would go on: with the mission as it stands, or None where it waits for
 # events. False ends the wait as if its time were up: whoever asked has gone away.
 KeepWaiting = Callable[[views.MissionView | None], bool]
+Found = TypeVar("Found")
 # A waiter looks at the ledger again this often even if no change was noticed.
 WAIT_SLICE_SECONDS: Final = 5.0
 
@@ -39,12 +41,13 @@ def ready(settings: Settings | None = None) -> Settings:
     return settings
 
 
-def _stall(settings: Settings) -> dict[str, float]:
+def stall_limits(settings: Settings) -> dict[str, float]:
+    """Per VP, the seconds of silence after which a running mission counts as stalled."""
     return {vp_id: profile.stall_after_seconds for vp_id, profile in settings.vps.items()}
 
 
 def _view(settings: Settings, mission: Mission) -> views.MissionView:
-    return queries.mission_view(mission, clock.now(), _stall(settings))
+    return queries.mission_view(mission, clock.now(), stall_limits(settings))
 
 
 def dispatch(request: asked.DispatchMission) -> views.DispatchAnswer:
@@ -139,7 +142,7 @@ def list_missions(request: asked.ListMissions) -> views.ListAnswer:
             statuses=request.statuses, limit=request.limit, cursor=request.cursor, **scope
         )
         return views.ListAnswer(
-            missions=queries.mission_views(rows, now, _stall(settings)),
+            missions=queries.mission_views(rows, now, stall_limits(settings)),
             next_cursor=next_cursor,
             counts=queries.status_counts(**scope),
         )
@@ -229,29 +232,11 @@ def retry(request: asked.RetryMission) -> views.RetryAnswer:
 
 
 def wake_waiters() -> None:
-    """Have every wait of this process look again now."""
+    """Have every wait of this process look again now. Never blocks: where no ledger is open, nobody waits."""
     from vp_queue.ledger import watch
 
-    ready()
-    watch.current().wake()
-
-
-def read_events(request: asked.ReadEvents, keep_waiting: KeepWaiting | None = None) -> views.EventsAnswer:
-    """A reader's inbox: acknowledge, then what came after, waiting for a first event if asked to."""
-    ready()
-    if request.acknowledge is not None:
-        with database.write_transaction() as tx:
-            inbox.acknowledge(tx, request.reader, request.acknowledge)
-    with database.read_transaction():
-        seq = inbox.acknowledged(request.reader)
-    events = events_after(
-        seq,
-        request.limit,
-        source_session_id=request.source_session_id,
-        wait_seconds=request.wait_seconds,
-        keep_waiting=keep_waiting,
-    )
-    return views.EventsAnswer(events=events, last_seq=events[-1].seq if events else seq)
+    with contextlib.suppress(LedgerUnavailable):
+        watch.current().wake()
 
 
 def events_after(
@@ -265,20 +250,32 @@ def events_after(
     keep_waiting: KeepWaiting | None = None,
 ) -> list[views.EventView]:
     """The feed after a seq; waits up to ``wait_seconds`` for a first event."""
+    ready()
+    return found_in_feed(
+        lambda: queries.events_after(
+            seq, limit, source_session_id=source_session_id, mission_id=mission_id, types=types
+        ),
+        bool,
+        wait_seconds,
+        keep_waiting,
+    )
+
+
+def found_in_feed(
+    look: Callable[[], Found], enough: Callable[[Found], bool], wait_seconds: float, keep_waiting: KeepWaiting | None
+) -> Found:
+    """What ``look`` finds in one snapshot, as soon as it is enough or the time is up."""
     from vp_queue.ledger import watch
 
-    ready()
     deadline = clock.monotonic() + wait_seconds
-    changes = watch.current()
+    changes = watch.current() if wait_seconds > 0 else None
     while True:
-        token = changes.token()
+        token = changes.token() if changes else 0
         with database.read_transaction():
-            events = queries.events_after(
-                seq, limit, source_session_id=source_session_id, mission_id=mission_id, types=types
-            )
+            found = look()
         left = deadline - clock.monotonic()
-        if events or left <= 0 or not (keep_waiting is None or keep_waiting(None)):
-            return events
+        if changes is None or enough(found) or left <= 0 or not (keep_waiting is None or keep_waiting(None)):
+            return found
         changes.wait(token, min(left, WAIT_SLICE_SECONDS))
 
 

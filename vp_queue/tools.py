@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import pydantic
 
-from vp_queue import clock, missions, missions_artifacts
+from vp_queue import clock, missions, missions_artifacts, missions_inbox
 from vp_queue.contracts import requests, views
 from vp_queue.errors import InternalError, ValidationError, VpError
 
@@ -230,7 +230,7 @@ vp_read_events = _tool(
     "Read your inbox",
     requests.ReadEvents,
     views.EventsAnswer,
-    missions.read_events,
+    missions_inbox.read_events,
     Hints(idempotent=True),
     waits=True,
 )

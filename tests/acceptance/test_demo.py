@@ -177,7 +177,9 @@ def test_more_signals_do_not_break_off_the_stopping(environment: dict[str, str])
     told = finished(process)
     stop.set()
     presser.join()
-    assert process.returncode == 130, told
+    assert "Stopped, nothing is left running." in told
+    # Once it has said so, the next one may end the interpreter that is ending anyway; a shell calls both 130.
+    assert process.returncode in (130, -signal.SIGINT), told
 
 
 @needs_model

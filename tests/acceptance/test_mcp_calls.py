@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
+import cysqlite
 import jsonschema
 import pytest
 from mcp.client import Client
@@ -19,6 +22,8 @@ from tests import oracle
 from tests.harness import BIN, GENERAL, Home, ok, shell, status
 from tests.mcp_waits import watch_waits
 from vp_queue import tools
+from vp_queue.contracts import limits
+from vp_queue.ledger.database import BEGIN_WAIT_SECONDS
 from vp_queue.mcp import calls, definitions
 from vp_queue.mcp.server import Face
 
@@ -105,6 +110,8 @@ BAD: list[tuple[str, Any, str]] = [
     ("vp_list_missions", {"nope": 1}, "nope"),
     ("vp_list_missions", ["limit", 5], "arguments"),
     ("vp_list_missions", "limit", "arguments"),
+    *(("vp_list_vps", nothing, "arguments") for nothing in ([], "", 0, False)),
+    ("vp_wait_mission", {"mission_id": "m-000000000000", "timeout_seconds": 10**400}, "timeout_seconds"),
     ("vp_dispatch_mission", {"vp_id": GENERAL, "objective": "a\0b"}, "objective"),
     ("vp_nothing", {}, "tool"),
 ]
@@ -226,6 +233,66 @@ def test_many_waits_stand_in_nobodys_way(home: Home, waiting: set[str], monkeypa
     run(test)
 
 
+def test_waits_that_come_in_one_moment_are_not_more_than_there_are_threads(
+    home: Home, waiting: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "WAITS_AT_ONCE", 1)
+    ids = [shell("true")["mission_id"] for _ in range(3)]
+    answered: list[str] = []
+
+    async def nobody(*_: Any) -> None:
+        pass
+
+    async def test() -> None:
+        pools = calls.Calls()
+
+        async def wait(mission_id: str) -> None:
+            asked = {"mission_id": mission_id, "timeout_seconds": 600}
+            assert ok(await pools.answer("vp_wait_mission", asked, nobody))["timed_out"]
+            answered.append(mission_id)
+
+        async with anyio.create_task_group() as tasks:
+            for mission_id in ids:
+                tasks.start_soon(wait, mission_id)
+            assert await _until(lambda: sorted(answered) == sorted(ids[1:]), WITHIN_SECONDS)
+            assert waiting == {ids[0]}
+            pools.end_waits()
+        assert set(answered) == set(ids)
+
+    run(test)
+
+
+def test_under_a_foreign_lock_fifty_writes_are_told_in_time_and_reads_go_on(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shell("true")
+    monkeypatch.setattr(limits, "WRITE_WAIT_SECONDS", 2 * BEGIN_WAIT_SECONDS)
+    told: list[str] = []
+
+    async def test() -> None:
+        async with in_process() as host:
+
+            async def dispatch() -> None:
+                answer = await host.call_tool("vp_dispatch_mission", {"vp_id": GENERAL, "objective": "x"})
+                assert answer.is_error
+                told.append(answer.structured_content["error"]["code"])
+
+            await host.list_tools()  # whose schemas it holds answers to
+            with anyio.fail_after(4 * BEGIN_WAIT_SECONDS - 0.1):  # else some stood behind others
+                async with anyio.create_task_group() as tasks:
+                    for _ in range(50):
+                        tasks.start_soon(dispatch)
+                    await anyio.sleep(0)
+                    assert not (await host.call_tool("vp_list_missions", {})).is_error
+                    assert told == []
+
+    with contextlib.closing(cysqlite.connect(str(home.database))) as foreign:
+        foreign.execute("BEGIN IMMEDIATE")
+        run(test)
+        foreign.execute("ROLLBACK")
+    assert told == ["ledger_busy"] * 50
+
+
 def test_fifty_calls_at_once_and_two_hosts_on_one_ledger(home: Home) -> None:
     found: list[dict[str, Any]] = []
 
@@ -245,6 +312,48 @@ def test_fifty_calls_at_once_and_two_hosts_on_one_ledger(home: Home) -> None:
     assert len({ok(answer)["mission"]["mission_id"] for answer in found}) == 25
     assert sorted(answer["created"] for answer in found) == [False] * 25 + [True] * 25
     oracle.check(home.database, home.path / "AGENT_RUN_WORKSPACES")
+
+
+def test_stdio_answers_a_call_whose_text_is_cut_in_mid_character(home: Home) -> None:
+    info = {"name": "test", "version": "1"}
+    initialize = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": info}
+    half = {"vp_id": GENERAL, "objective": "half an emoji: \ud83d"}
+    sent = [
+        {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": initialize},
+        {"jsonrpc": "2.0", "method": "notifications/initialized"},
+        {"jsonrpc": "2.0", "id": 2, "method": "resources/read", "params": {"uri": "mission://\ud83d"}},
+        {"jsonrpc": "2.0", "id": 3, "method": "tools/call"},
+        {
+            "jsonrpc": "2.0",
+            "id": 4,
+            "method": "tools/call",
+            "params": {"name": "vp_dispatch_mission", "arguments": half},
+        },
+    ]
+    lines = [*map(json.dumps, sent), '{"id":', "[" * 100_000, ""]
+    with subprocess.Popen(
+        [str(BIN / "vp"), "mcp"],
+        env=home.environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdin.write("\n".join(lines))
+        process.stdin.flush()
+        patience = threading.Timer(WITHIN_SECONDS, process.kill)
+        patience.start()
+        answers = {answer["id"]: answer for answer in (json.loads(process.stdout.readline()) for _ in range(3))}
+        patience.cancel()
+        process.stdin.close()
+        assert process.stderr.read().count("is ignored") == 3
+        assert process.wait(WITHIN_SECONDS) == 0
+    assert answers.keys() == {1, 3, 4}
+    error = answers[4]["result"]["structuredContent"]["error"]
+    assert (error["code"], error["details"]["field"]) == ("validation_error", "objective")
 
 
 def test_stdio_ends_with_its_input_even_in_mid_wait(home: Home) -> None:

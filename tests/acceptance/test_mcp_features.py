@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import subprocess
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,13 +15,15 @@ import mcp_types as types
 import pytest
 from mcp.client import Client
 from mcp.client.stdio import StdioServerParameters
+from mcp.client.subscriptions import Subscription
 from mcp.shared.exceptions import MCPError
 from mcp.shared.subscriptions import ResourceUpdated
 
 from tests import oracle
-from tests.harness import BIN, Home, ended, ok, shell
-from vp_queue import tools
-from vp_queue.mcp import extension, resources
+from tests.harness import BIN, GENERAL, Home, ended, ok, shell
+from vp_queue import missions, tools
+from vp_queue.errors import LedgerUnavailable
+from vp_queue.mcp import extension, feed, resources
 from vp_queue.mcp.server import Face
 
 WITHIN_SECONDS = 30.0
@@ -154,6 +159,104 @@ def test_a_change_in_another_process_reaches_a_host_of_the_handshake_era(home: H
     assert set(told) == {f"mission://{mission_id}"}
 
 
+async def told_of(changes: Subscription, uri: str) -> None:
+    """Return once the stream has told of a change."""
+    with anyio.fail_after(WITHIN_SECONDS):
+        async for change in changes:
+            if change == ResourceUpdated(uri):
+                return
+
+
+def test_a_ledger_that_was_restored_is_followed_from_where_it_is(home: Home) -> None:
+    backup = home.path / "backup.db"
+
+    def vp(*argv: str) -> None:
+        subprocess.run([str(BIN / "vp"), *argv], env=home.environment, check=True, capture_output=True)
+
+    shell("true")
+    vp("backup", str(backup))
+    for _ in range(5):
+        shell("true")
+
+    async def test() -> None:
+        async with Client(stdio(home)) as host, host.listen(resource_subscriptions=["events://simone"]) as changes:
+            vp("restore", str(backup), "--force")
+            await told_of(changes, "events://simone")  # what the host knows may be of the other ledger
+            vp("dispatch", GENERAL, "again")
+            await told_of(changes, "events://simone")
+
+    run(test)
+
+
+def test_trouble_ends_neither_the_feed_nor_the_server(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed, "RETRY_SECONDS", 0.05)
+    after, failed = missions.events_after, anyio.Event()
+
+    def broken(*_: Any, **__: Any) -> Any:
+        failed.set()
+        raise RuntimeError("broken")
+
+    async def test() -> None:
+        async with client() as host:
+            monkeypatch.setattr(missions, "events_after", broken)
+            async with host.listen(resource_subscriptions=["events://simone"]) as changes:
+                await failed.wait()
+                monkeypatch.setattr(missions, "events_after", after)
+                await told_of(changes, "events://simone")  # something may have been missed
+                await anyio.to_thread.run_sync(shell, "true")
+                await told_of(changes, "events://simone")
+            assert not (await host.call_tool("vp_list_vps", {})).is_error
+
+    run(test)
+
+
+def test_a_host_of_the_handshake_era_need_not_wait_between_subscribing_and_not(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is answered for itself, although both are under way at once."""
+
+    def unavailable() -> int:
+        time.sleep(0.2)
+        raise LedgerUnavailable("broken")
+
+    monkeypatch.setattr(missions, "newest_seq", unavailable)
+
+    async def test() -> None:
+        async with client("legacy") as host:
+
+            async def subscribe() -> None:
+                with pytest.raises(MCPError) as told:
+                    await host.subscribe_resource("events://simone")
+                assert told.value.error.data["error"]["code"] == "ledger_unavailable"
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(subscribe)
+                tasks.start_soon(host.unsubscribe_resource, "events://simone")
+
+    run(test)
+
+
+def test_subscriptions_have_limits(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed, "ADDRESSES", 2)
+
+    async def test() -> None:
+        async with client("legacy") as host:
+            for uri, refused in (
+                ("events://a", None),
+                ("events://" + "x" * feed.ADDRESS_CHARS, "characters per resource"),
+                ("events://b", None),
+                ("events://c", "At most 2 resources"),
+            ):
+                with pytest.raises(MCPError, match=refused) if refused else contextlib.nullcontext():
+                    await host.subscribe_resource(uri)
+        monkeypatch.setattr(feed, "SUBSCRIPTIONS", 0)
+        async with client("legacy") as host:
+            with pytest.raises(MCPError, match="limit reached"):
+                await host.subscribe_resource("events://a")
+
+    run(test)
+
+
 async def request(host: Client, method: str, **params: Any) -> dict[str, Any]:
     """A request as it goes over the wire, for what the SDK's client does not know."""
     meta = {
@@ -192,6 +295,25 @@ def test_a_wait_is_a_task_that_outlives_the_server(home: Home) -> None:
     home.consumer()
     ended(mission_id)
     run(come_back)
+
+
+def test_a_ledger_that_cannot_be_read_is_told_to_those_who_use_tasks_as_well(home: Home) -> None:
+    mission_id = shell("true")["mission_id"]
+
+    async def test() -> None:
+        async with client() as host:
+            asked = {"name": "vp_wait_mission", "arguments": {"mission_id": mission_id}}
+            task = await request(host, "tools/call", **asked)
+            home.database.rename(home.path / "elsewhere")
+            answer = await request(host, "tools/call", **asked)
+            assert answer["isError"]
+            assert answer["structuredContent"]["error"]["code"] == "ledger_unavailable"
+            with pytest.raises(MCPError) as told:
+                await request(host, "tasks/get", taskId=task["taskId"])
+            assert told.value.error.code == types.INTERNAL_ERROR
+            assert told.value.error.data["error"]["code"] == "ledger_unavailable"
+
+    run(test)
 
 
 def test_cancelling_a_wait_leaves_the_mission_alone(home: Home) -> None:

@@ -24,7 +24,7 @@ from mcp.client.streamable_http import streamable_http_client
 from tests.harness import BIN, Home, ok, shell, until
 from tests.mcp_waits import watch_waits
 from vp_queue import tools
-from vp_queue.mcp import calls, http
+from vp_queue.mcp import access, calls, http
 
 WITHIN_SECONDS = 30.0
 LIST = {
@@ -127,12 +127,33 @@ def test_a_token_that_others_can_read_or_that_is_none_is_not_used(home: Home) ->
 def test_pages_of_other_sites_are_turned_away(home: Home) -> None:
     with serving(home, "--no-auth") as server:
         assert "without a token" in server.warnings
-        for host in ("evil.example", "127.0.0.1.evil.example:1", ""):
+        for host in ("evil.example", "127.0.0.1.evil.example:1", "", "[::1].evil.example", "localhost:evil.example"):
             assert ask(server.url, host=host).status_code == 403, host
         for origin in ("http://evil.example", "null", "http://127.0.0.1:1"):
             assert ask(server.url, origin=origin).status_code == 403, origin
-        assert ask(server.url, host="localhost:1234").status_code == 200
+        for host in ("localhost:1234", "LocalHost", "[::1]:1"):
+            assert ask(server.url, host=host).status_code == 200, host
         assert ask(server.url, origin=server.url.removesuffix("/mcp")).status_code == 200
+
+
+def test_nothing_but_http_comes_past_the_guard() -> None:
+    async def unguarded(*_: Any) -> None:
+        raise AssertionError("reached")
+
+    async def receive() -> Any:
+        return {"type": "websocket.connect"}
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def test() -> None:
+        scope = {"type": "websocket", "headers": [(b"host", b"localhost")]}
+        await access.Guard(unguarded, token=None, hosts=access.LOOPBACK)(scope, receive, send)
+
+    run(test)
+    assert sent == [{"type": "websocket.close"}]
 
 
 def test_no_auth_is_for_loopback_only(home: Home) -> None:

@@ -1,4 +1,5 @@
-"""A scripted language model on loopback that drives real agent hosts: OpenAI's chat completions and responses.
+"""A scripted language model on loopback that drives real agent hosts: OpenAI's chat completions and responses, and
+Anthropic's messages; streamed, or in one piece where a host asks for that.
 
 A script is a function that is asked once per turn, with what the host sent, and answers what a model would:
 a tool call, or text. It knows tools by their own names (``vp_list_vps``), however the host calls them
@@ -99,20 +100,23 @@ def scripted_model(script: Script) -> Iterator[ScriptedModel]:
 
     def turn(handler: _Handler) -> None:
         request = handler.request_read
-        responses = request.path.endswith("/responses")
-        conversation = _of_responses(request.body) if responses else _of_chat(request.body)
+        protocol = PROTOCOLS[request.path.partition("?")[0].rpartition("/")[2]]
+        conversation = protocol.read(request.body)
         if conversation.offered:
             said = script(conversation)
             model.conversations.append(conversation)
         else:  # beside the conversation, such as a title for it
             said = "A story"
-        handler.begin(200, "text/event-stream")
-        send = _send_responses if responses else _send_chat
+        tool = None
         if isinstance(said, Call):
             model.called.append(said)
-            send(handler, next(numbers), said, conversation.offered.get(said.tool, Offered(said.tool)))
+            tool = conversation.offered.get(said.tool, Offered(said.tool))
+        if request.body.get("stream"):
+            handler.begin(200, "text/event-stream")
+            protocol.stream(handler, next(numbers), said, tool)
         else:
-            send(handler, next(numbers), said, None)
+            handler.begin(200, "application/json")
+            handler.wfile.write(json.dumps(protocol.whole(next(numbers), said, tool)).encode())
 
     with model_server(turn) as server:
         model = ScriptedModel(server)
@@ -129,18 +133,32 @@ def _of_chat(body: dict[str, Any]) -> Conversation:
     )
 
 
-def _send_chat(handler: _Handler, number: int, said: Call | str, tool: Offered | None) -> None:
-    handler.data(delta(role="assistant"))
+def _chat_said(number: int, said: Call | str, tool: Offered | None) -> tuple[dict[str, Any], str]:
+    """The message's part that says it, and why it ends there."""
     if isinstance(said, str):
-        handler.data(delta(said))
-        handler.data(delta(finish="stop"))
-    else:
-        assert tool is not None
-        function = {"name": tool.name, "arguments": json.dumps(said.arguments)}
-        handler.data(delta(tool_calls=[{"index": 0, "id": f"call_{number}", "type": "function", "function": function}]))
-        handler.data(delta(finish="tool_calls"))
+        return {"content": said}, "stop"
+    assert tool is not None
+    function = {"name": tool.name, "arguments": json.dumps(said.arguments)}
+    return {"tool_calls": [{"id": f"call_{number}", "type": "function", "function": function}]}, "tool_calls"
+
+
+def _stream_chat(handler: _Handler, number: int, said: Call | str, tool: Offered | None) -> None:
+    part, finish = _chat_said(number, said, tool)
+    for call in part.get("tool_calls", ()):
+        call["index"] = 0
+    handler.data(delta(role="assistant"))
+    handler.data(delta(**part))
+    handler.data(delta(finish=finish))
     handler.data(usage(12, 34))
     handler.data("[DONE]")
+
+
+def _whole_chat(number: int, said: Call | str, tool: Offered | None) -> dict[str, Any]:
+    part, finish = _chat_said(number, said, tool)
+    choice = {"index": 0, "message": {"role": "assistant", "content": None, **part}, "finish_reason": finish}
+    head = {"id": f"chatcmpl-{number}", "object": "chat.completion", "created": 0, "model": "scripted"}
+    tokens = {"prompt_tokens": 12, "completion_tokens": 34, "total_tokens": 46}
+    return {**head, "choices": [choice], "usage": tokens}
 
 
 # --- responses ----------------------------------------------------------------------------------
@@ -158,7 +176,7 @@ def _of_responses(body: dict[str, Any]) -> Conversation:
     return Conversation(offered, [_text(item["output"]) for item in body["input"] if item.get("type") in outputs])
 
 
-def _send_responses(handler: _Handler, number: int, said: Call | str, tool: Offered | None) -> None:
+def _whole_responses(number: int, said: Call | str, tool: Offered | None) -> dict[str, Any]:
     item: dict[str, Any]
     if isinstance(said, str):
         item = {"type": "message", "role": "assistant", "id": f"msg_{number}"}
@@ -169,17 +187,63 @@ def _send_responses(handler: _Handler, number: int, said: Call | str, tool: Offe
         item["arguments"] = json.dumps(said.arguments)
         if tool.namespace:
             item["namespace"] = tool.namespace
-    response = {"id": f"resp_{number}", "object": "response", "output": [item], "status": "completed"}
     tokens = {"input_tokens": 12, "output_tokens": 34, "total_tokens": 46}
+    head = {"id": f"resp_{number}", "object": "response", "status": "completed"}
+    return {**head, "output": [item], "usage": tokens}
+
+
+def _stream_responses(handler: _Handler, number: int, said: Call | str, tool: Offered | None) -> None:
+    response = _whole_responses(number, said, tool)
     for event in (
-        {"type": "response.created", "response": {"id": f"resp_{number}"}},
-        {"type": "response.output_item.done", "output_index": 0, "item": item},
-        {"type": "response.completed", "response": {**response, "usage": tokens}},
+        {"type": "response.created", "response": {"id": response["id"]}},
+        {"type": "response.output_item.done", "output_index": 0, "item": response["output"][0]},
+        {"type": "response.completed", "response": response},
     ):
         handler.data(event)
 
 
-# --- both ---------------------------------------------------------------------------------------
+# --- messages -----------------------------------------------------------------------------------
+
+
+def _of_messages(body: dict[str, Any]) -> Conversation:
+    parts = [part for message in body["messages"] for part in message["content"] if isinstance(part, dict)]
+    return Conversation(
+        {_own_name(tool["name"]): Offered(tool["name"]) for tool in body.get("tools") or ()},
+        [_text(part.get("content", "")) for part in parts if part["type"] == "tool_result"],
+    )
+
+
+def _whole_messages(number: int, said: Call | str, tool: Offered | None) -> dict[str, Any]:
+    content: dict[str, Any] = {"type": "text", "text": said}
+    if isinstance(said, Call):
+        assert tool is not None
+        content = {"type": "tool_use", "id": f"toolu_{number}", "name": tool.name, "input": said.arguments}
+    head = {"id": f"msg_{number}", "type": "message", "role": "assistant", "model": "scripted", "stop_sequence": None}
+    tokens = {"input_tokens": 12, "output_tokens": 34}
+    return {**head, "content": [content], "stop_reason": "end_turn" if tool is None else "tool_use", "usage": tokens}
+
+
+def _stream_messages(handler: _Handler, number: int, said: Call | str, tool: Offered | None) -> None:
+    message = _whole_messages(number, said, tool)
+    (content,) = message["content"]
+    if isinstance(said, str):
+        begun, part = {**content, "text": ""}, {"type": "text_delta", "text": said}
+    else:
+        begun, part = {**content, "input": {}}, {"type": "input_json_delta", "partial_json": json.dumps(said.arguments)}
+    ended = {"stop_reason": message["stop_reason"], "stop_sequence": None}
+    for event in (
+        {"type": "message_start", "message": {**message, "content": [], "stop_reason": None}},
+        {"type": "content_block_start", "index": 0, "content_block": begun},
+        {"type": "content_block_delta", "index": 0, "delta": part},
+        {"type": "content_block_stop", "index": 0},
+        {"type": "message_delta", "delta": ended, "usage": {"output_tokens": 34}},
+        {"type": "message_stop"},
+    ):
+        handler.wfile.write(f"event: {event['type']}\n".encode())
+        handler.data(event)
+
+
+# --- all of them ---------------------------------------------------------------------------------
 
 
 def _own_name(name: str) -> str:
@@ -190,3 +254,19 @@ def _own_name(name: str) -> str:
 
 def _text(content: Any) -> str:
     return content if isinstance(content, str) else json.dumps(content)
+
+
+class Protocol(NamedTuple):
+    """How a conversation is read, and an answer written: as a stream, or in one piece."""
+
+    read: Callable[[dict[str, Any]], Conversation]
+    stream: Callable[[_Handler, int, Call | str, Offered | None], None]
+    whole: Callable[[int, Call | str, Offered | None], dict[str, Any]]
+
+
+# By the last part of the path that was asked.
+PROTOCOLS = {
+    "completions": Protocol(_of_chat, _stream_chat, _whole_chat),
+    "responses": Protocol(_of_responses, _stream_responses, _whole_responses),
+    "messages": Protocol(_of_messages, _stream_messages, _whole_messages),
+}

@@ -21,6 +21,7 @@ import pytest
 from vp_queue import config, config_places
 from vp_queue.config_home import TEMPLATE
 from vp_queue.config_lines import DEPTH_LIMIT, HostileToml, KeyLines
+from vp_queue.config_notify import Notify
 from vp_queue.config_retention import Retention
 from vp_queue.errors import ConfigurationError, UnknownVp
 
@@ -697,14 +698,20 @@ def test_the_template_uncommented_states_the_true_defaults(home: Path, write: Ca
         # run_as has no default that could be shown; there stands an example.
         assert after.vps[vp_id].model_copy(update={"run_as": None}).digest == profile.digest
         assert after.vps[vp_id].retention == profile.retention
-    same = dataclasses.replace(after, vps=before.vps, artifacts_url=None, min_free_bytes=None, config_exists=False)
+    # Nobody is told by default: there stand examples.
+    nobody = {"command": (), "url": "", "secret_env": ""}
+    assert after.notify.model_copy(update=nobody) == before.notify
+    same = dataclasses.replace(
+        after, vps=before.vps, artifacts_url=None, min_free_bytes=None, config_exists=False, notify=before.notify
+    )
     assert same == before
 
 
 def test_the_template_names_every_key() -> None:
     data = tomllib.loads(uncommented())
-    assert set(data) == {*config._General.model_fields, "vp", "retention"}
+    assert set(data) == {*config._General.model_fields, "vp", "retention", "notify"}
     assert set(data["retention"]) == set(Retention.model_fields)
+    assert set(data["notify"]) == set(Notify.model_fields)
     assert set(data["vp"]["vp.general.primary"]) == set(config.Profile.model_fields) - {"vp_id"}
 
 

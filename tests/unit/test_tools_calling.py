@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from tests.harness import Home, command, ok, refused
+from tests.harness import Home, command, forget_ledger, ok, refused
 from vp_queue import missions, tools
+from vp_queue.errors import LedgerUnavailable
+from vp_queue.ledger import database
 
 
 def test_a_tool_answers_to_its_name(home: Home) -> None:
@@ -54,6 +56,15 @@ def test_a_wait_goes_on_as_long_as_its_caller_wants_it(home: Home, tool: str) ->
     else:
         assert ok(answers[0])["events"] == []
         assert set(seen) == {None}
+
+
+def test_waking_opens_no_ledger(home: Home) -> None:
+    """Else an event loop that wakes would stand still while another process migrates."""
+    forget_ledger()
+    missions.wake_waiters()
+    assert not home.database.exists()
+    with pytest.raises(LedgerUnavailable):
+        database.current()
 
 
 def test_only_what_waits_is_asked(home: Home) -> None:

@@ -34,6 +34,12 @@ READ_FILES: Final = 200
 READ_BYTES: Final = (256, 2_000_000)
 WAIT_SECONDS: Final = 3_600.0
 FEED_WAIT_SECONDS: Final = 60.0
+CONTEXT_OUTCOMES: Final = 20  # of the inbox, as context for an agent
+CONTEXT_BYTES: Final = 8_000  # hosts cut what a hook adds at about 10,000
+CONTEXT_TEXT_CHARS: Final = 300  # an objective, a result
+HOOK_INPUT_BYTES: Final = 8 * 1024 * 1024  # a host's JSON holds the prompt
+HOOK_SECONDS: Final = 3.0  # then the hook lets the host go on without it
+HOOK_SESSIONS: Final = 500  # remembered by what they were shown
 
 # What a running mission may leave behind
 RESULT_CHARS: Final = 4_000
@@ -59,6 +65,13 @@ SETTLED_SECONDS: Final = 3_600.0  # nothing is pruned sooner after its end
 PRUNED_KEY_DAYS: Final = 30
 VP_EVENTS_KEPT: Final = 10_000
 MEASURED_ENTRIES: Final = 1_000_000
+
+# Notifications
+DELIVERIES_PENDING: Final = 10_000  # of one sink; the oldest are given up first
+DELIVERIES_DEAD: Final = 1_000  # in all; the oldest go first
+DELIVERY_ERROR_CHARS: Final = 500
+DELIVERY_WAIT_SECONDS: Final = 3_600.0  # between two attempts, whatever Retry-After asks for
+SINKS_AT_ONCE: Final = 8  # told at the same time; of one sink one event at a time
 
 # Waiting for the ledger
 WRITE_WAIT_SECONDS: Final = 8.0

@@ -236,10 +236,15 @@ class RetryAnswer(Answer):
 
 
 class EventsAnswer(Answer):
-    """Events after the reader's last acknowledged seq; ``last_seq`` is what to acknowledge next."""
+    """Events after the reader's last acknowledged seq; ``last_seq`` is what to acknowledge next.
+
+    ``last_seq`` passes over what the reader did not ask for (other sessions' events) and what is gone: ``pruned`` is
+    how many events between the two retention removed before they were read.
+    """
 
     events: list[EventView]
     last_seq: int
+    pruned: int
 
 
 class VpsAnswer(Answer):

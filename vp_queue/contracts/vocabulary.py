@@ -120,3 +120,10 @@ class WorkerState(StrEnum):
     DRAINING = "draining"
     STOPPED = "stopped"
     LOST = "lost"
+
+
+class DeliveryState(StrEnum):
+    """Whether an event is still to be told, or was given up; what was told has no row."""
+
+    PENDING = "pending"
+    DEAD = "dead"

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-import random
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 import httpx
 
 from vp_queue.contracts.addresses import is_loopback
+from vp_queue.contracts.retries import backoff_seconds, retry_after_seconds
 from vp_queue.executors.context import MissionFailed
 
 CONNECT_SECONDS: Final = 10.0
@@ -199,7 +197,7 @@ def _failure(response: httpx.Response, endpoint: Endpoint) -> Exception:
         error = answer.get("error", answer)
     except (ValueError, RecursionError, AttributeError):
         error = raw[:ERROR_TEXT_CHARS].decode("utf-8", "replace")
-    return classified(response.status_code, error, _retry_after(response.headers.get("retry-after")), endpoint)
+    return classified(response.status_code, error, retry_after_seconds(response.headers.get("retry-after")), endpoint)
 
 
 def classified(
@@ -241,28 +239,10 @@ def classified(
     return MissionFailed("executor_error", said)
 
 
-def _retry_after(value: str | None) -> float | None:
-    """Seconds from now; the header holds seconds or a date (RFC 9110, 10.2.3)."""
-    if value is None:
-        return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        due = parsedate_to_datetime(value)
-        due = due if due.tzinfo else due.replace(tzinfo=UTC)
-        return max(0.0, (due - datetime.now(UTC)).total_seconds())
-    except (ValueError, OverflowError):  # a year that no date can have
-        return None
-
-
 def _wait_seconds(trouble: Trouble, attempt: int, endpoint: Endpoint) -> float:
     asked, most = trouble.retry_after_seconds, endpoint.max_retry_wait_seconds
     if asked is None:
-        # Half of it by chance, so that many missions do not come back at one moment.
-        backoff = FIRST_BACKOFF_SECONDS * 2.0**attempt
-        return min(most, backoff * random.uniform(0.5, 1.0))
+        return backoff_seconds(FIRST_BACKOFF_SECONDS, attempt, most)
     if asked > most:
         message = f"{trouble.message}; it asks to wait {asked:.0f} s, max_retry_wait_seconds is {most:g}"
         raise MissionFailed(trouble.code, message)

@@ -7,7 +7,8 @@
               ran out: see ``rescue``
     tidy      workers that ended without saying so; revocations nobody will meet
 
-What is no longer kept is removed beside these, in a thread (:mod:`vp_queue.keeper.retention`).
+What is no longer kept is removed beside these, in a thread (:mod:`vp_queue.keeper.retention`), and people are told
+of what happened in others (:mod:`vp_queue.keeper.notifier`).
 
 Recovery re-queues; it never executes. Sources of the ideas: DBOS's recovery, Oban's lifeline (without its
 flaw: it may run a job beside its living predecessor).
@@ -26,6 +27,7 @@ from vp_queue.config import Settings
 from vp_queue.contracts import Status, WorkerState
 from vp_queue.errors import LedgerBusy, LedgerUnavailable
 from vp_queue.keeper.deaths import DeathWatch
+from vp_queue.keeper.notifier import Notifier
 from vp_queue.keeper.rescue import Rescuer, end_workers, kept_apart
 from vp_queue.keeper.retention import Sweeper
 from vp_queue.ledger import database, fleet, leases, queries, transitions, watch
@@ -182,5 +184,5 @@ def main(settings: Settings) -> None:
     keeper = Keeper(settings)
     signal.signal(signal.SIGTERM, keeper.stop)
     signal.signal(signal.SIGINT, keeper.stop)
-    with Sweeper(settings).running():
+    with Sweeper(settings).running(), Notifier(settings).running():
         keeper.run()

@@ -21,10 +21,11 @@ from datetime import timedelta
 from itertools import islice
 from typing import Final
 
-from vp_queue import clock, config
+from vp_queue import clock
 from vp_queue.config import Settings
 from vp_queue.config_retention import Retention
-from vp_queue.errors import ConfigurationError, LedgerBusy, LedgerUnavailable
+from vp_queue.errors import LedgerBusy, LedgerUnavailable
+from vp_queue.keeper.followed_settings import FollowedSettings
 from vp_queue.keeper.wall_clock import WallClock
 from vp_queue.ledger import database, retention
 from vp_queue.ledger.models import PrunedWorkspace
@@ -234,7 +235,7 @@ class Sweeper:
     """The keeper's thread that sweeps."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+        self._settings = FollowedSettings(settings, "retention")
         self._stop = threading.Event()
         self._wall_clock = WallClock()
         self._thread = threading.Thread(target=self._run, name="retention", daemon=True)
@@ -262,7 +263,7 @@ class Sweeper:
             if not self._wall_clock.is_believed():
                 return False
             swept = Sweep(
-                self._current_settings(),
+                self._settings.current(),
                 Scope(),
                 go_on=lambda: not self._stop.is_set(),
                 pause=self._stop.wait,
@@ -282,15 +283,3 @@ class Sweeper:
                 swept.freed_bytes,
             )
         return swept.unfinished
-
-    def _current_settings(self) -> Settings:
-        """As the file says now, so that a changed ``[retention]`` needs no restart; not where it leads elsewhere."""
-        try:
-            now = config.load()
-        except ConfigurationError as error:
-            logger.warning("retention goes on with the settings that were: %s", error.message)
-            return self._settings
-        places = (now.database_path, now.workspaces_root)
-        if places == (self._settings.database_path, self._settings.workspaces_root):
-            self._settings = now
-        return self._settings

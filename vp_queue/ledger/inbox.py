@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from peewee import fn
-
 from vp_queue.errors import ValidationError
 from vp_queue.ledger.database import Transaction
-from vp_queue.ledger.models import Event, Inbox
+from vp_queue.ledger.models import Inbox
+from vp_queue.ledger.queries import newest_seq
 
 
 def acknowledge(tx: Transaction, reader: str, seq: int) -> None:
@@ -15,9 +14,9 @@ def acknowledge(tx: Transaction, reader: str, seq: int) -> None:
     Raises:
         ValidationError: ``seq`` lies beyond the newest event; acknowledging the future would hide it.
     """
-    newest = Event.select(fn.MAX(Event.seq)).scalar() or 0
+    newest = newest_seq()
     before = acknowledged(reader)
-    if seq > max(newest, before):
+    if seq > newest:
         raise ValidationError(
             f"acknowledge: {seq} lies beyond the newest event ({newest}); acknowledge the last_seq you were given.",
             field="acknowledge",

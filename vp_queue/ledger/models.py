@@ -28,7 +28,7 @@ from peewee import (
 from playhouse.sqlite_ext import AutoIncrementField
 
 from vp_queue import clock
-from vp_queue.contracts import EDGES, ONCE_PER_ATTEMPT, TERMINAL_EVENTS, Outcome, Status, WorkerState
+from vp_queue.contracts import EDGES, ONCE_PER_ATTEMPT, TERMINAL_EVENTS, DeliveryState, Outcome, Status, WorkerState
 
 database_proxy = DatabaseProxy()
 # Made once: json.dumps would make a new encoder each time.
@@ -324,7 +324,68 @@ class PrunedWorkspace(LedgerModel):
         table_name = "vp_pruned_workspace"
 
 
-MODELS: Final = (Mission, IdempotencyKey, Attempt, Event, Artifact, Worker, Inbox, Agent, PrunedWorkspace)
+class Sink(LedgerModel):
+    """Somebody who is told of events: how far it was read for, whether it rests, and which keeper tells it now."""
+
+    sink = TextField(primary_key=True)
+    label = TextField()
+    cursor_seq = BigIntegerField()
+    created_at = InstantField()
+    failures = IntegerField(default=0)  # since it last took something
+    rests_until = InstantField(null=True)
+    claim_token = TextField(null=True)
+    claim_host_identity = TextField(null=True)
+    claim_pid = IntegerField(null=True)
+    claim_start_ticks = BigIntegerField(null=True)
+    claim_expires_at = InstantField(null=True)
+    claim_expires_boottime_us = BigIntegerField(null=True)
+
+    class Meta:
+        table_name = "vp_sink"
+
+
+class Delivery(LedgerModel):
+    """One event that one sink is still to be told, or could not be told (dead). No row = told."""
+
+    id = AutoIncrementField()
+    sink = TextField()
+    lane = TextField()  # the mission, or the VP: within it, order is kept
+    event_seq = BigIntegerField()  # no foreign key: the event may be pruned first
+    event_at = InstantField()
+    type = TextField()
+    vp_id = TextField()
+    mission_id = TextField(null=True)
+    state = TextField(constraints=[_one_of("state", DeliveryState)])
+    attempts = IntegerField(default=0)
+    next_at = InstantField()
+    created_at = InstantField()
+    tried_at = InstantField(null=True)
+    died_at = InstantField(null=True)
+    error = TextField(null=True)
+
+    class Meta:
+        table_name = "vp_delivery"
+        indexes = (
+            (("sink", "event_seq"), True),
+            (("sink", "state", "lane", "event_seq"), False),
+            (("state", "died_at"), False),
+        )
+        constraints = (Check("(state = 'dead') = (died_at IS NOT NULL)"),)
+
+
+MODELS: Final = (
+    Mission,
+    IdempotencyKey,
+    Attempt,
+    Event,
+    Artifact,
+    Worker,
+    Inbox,
+    Agent,
+    PrunedWorkspace,
+    Sink,
+    Delivery,
+)
 
 
 def _edge_condition() -> str:

@@ -26,6 +26,7 @@ from vp_queue.contracts.views import (
     WorkerView,
 )
 from vp_queue.errors import MissionNotFound
+from vp_queue.ledger import database
 from vp_queue.ledger.models import Agent, Artifact, Attempt, Event, IdempotencyKey, Mission, Worker
 from vp_queue.ledger.statements import Reading, slot
 
@@ -246,8 +247,15 @@ def events_after(
 
 
 def newest_seq() -> int:
-    """The seq of the newest event; 0 in an empty ledger."""
-    return Event.select(fn.MAX(Event.seq)).scalar() or 0
+    """The seq of the newest event there ever was, pruned or not; 0 in an empty ledger."""
+    # Not MAX(seq): what a reader was given as its last_seq stays good when that event is pruned.
+    row = database.current().db.execute_sql("SELECT seq FROM sqlite_sequence WHERE name = 'vp_event'").fetchone()
+    return row[0] if row else 0
+
+
+def events_between(after: int, until: int) -> int:
+    """How many events there are after a seq up to another. No rolled-back write leaves a gap: what lacks was pruned."""
+    return Event.select().where(Event.seq > after, Event.seq <= until).count()
 
 
 def artifacts(mission_id: str, attempt: int) -> list[Artifact]:

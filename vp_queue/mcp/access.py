@@ -10,6 +10,7 @@ from __future__ import annotations
 import hmac
 import json
 import os
+import re
 import stat
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any, Final
@@ -28,6 +29,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 SHORTEST_TOKEN: Final = 16
+_HOST: Final = re.compile(r"(?:\[([0-9a-z:.%]+)\]|([^\[\]:@/\s]+))(?::[0-9]*)?")
 
 
 def token_of(settings: Settings) -> str:
@@ -72,9 +74,12 @@ class Guard:
         """
         self._app = app
         self._token = token.encode() if token is not None else None
-        self._hosts = frozenset(host.lower() for host in hosts)
+        self._hosts = frozenset(host.lower() for host in hosts if host)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":  # nothing here speaks it
+            await send({"type": "websocket.close"})
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -116,10 +121,9 @@ class Guard:
 
 
 def without_port(host: str) -> str:
-    """The name or address of a Host header."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.partition(":")[0]
+    """The name or address of a Host header; empty if it is malformed."""
+    found = _HOST.fullmatch(host)
+    return (found[1] or found[2]) if found else ""
 
 
 async def _refuse(status: int, message: str, send: Send) -> None:

@@ -21,11 +21,10 @@ import anyio.to_thread
 
 from vp_queue import clock, missions, tools
 from vp_queue.contracts.views import MissionView
-from vp_queue.errors import VpError
 
 WAITS_AT_ONCE: Final = 64
 READS_AT_ONCE: Final = 16
-WRITES_AT_ONCE: Final = 32
+WRITES_AT_ONCE: Final = 64  # under a foreign lock each takes limits.WRITE_WAIT_SECONDS, and what stands behind it twice
 # A host that gave up on silence (60 s, often) is told at least this often; each change of the mission is told at once.
 PROGRESS_SECONDS: Final = 4.0
 
@@ -53,7 +52,9 @@ class Calls:
             gone: returns when the caller has gone away; without it, that is told by cancelling only.
         """
         definition = tools.DEFINITIONS.get(name)
-        if definition is not None and definition.waits and self._waits.available_tokens > 0 and not self._closing:
+        # Counted here and not by the limiter, which knows of a wait only once its thread is about to start.
+        room = len(self._waiting) < self._waits.total_tokens and not self._closing
+        if definition is not None and definition.waits and room:
             wait = _Wait(arguments, report)
             self._waiting.add(wait)
             try:
@@ -92,7 +93,7 @@ class Thread:
             gone: returns when the caller has gone away.
             once: nothing more is to be run.
         """
-        error: VpError | None = None
+        error: Exception | None = None
         answer: Any = None
         async with anyio.create_task_group() as tasks:
             self._beside(tasks)
@@ -102,7 +103,7 @@ class Thread:
             try:
                 waiting = functools.partial(call, keep_waiting=self.keep_waiting)
                 answer = await anyio.to_thread.run_sync(waiting, limiter=limiter)
-            except VpError as raised:
+            except Exception as raised:
                 error = raised  # out of the task group it would come in a group of exceptions
             self._back = True
             self.over = self.over or once
@@ -115,8 +116,7 @@ class Thread:
         """Have the thread come back now."""
         if not self.over:
             self.over = True
-            with contextlib.suppress(VpError):  # then it comes back when it looks next
-                missions.wake_waiters()
+            missions.wake_waiters()
 
     def keep_waiting(self, mission: MissionView | None) -> bool:
         """Asked by the waiting thread whenever it has looked."""
@@ -139,8 +139,8 @@ class _Wait(Thread):
 
     def __init__(self, arguments: dict[str, Any], report: Report) -> None:
         super().__init__()
-        asked = arguments.get("timeout_seconds", arguments.get("wait_seconds"))
-        self._total = float(asked) if isinstance(asked, int | float) and not isinstance(asked, bool) else None
+        # Of any type or size here, and told to nobody before the contract has judged it.
+        self._total = arguments.get("timeout_seconds", arguments.get("wait_seconds"))
         self._report = report
         self._loop = asyncio.get_running_loop()
         self._began = self._told_at = clock.monotonic()

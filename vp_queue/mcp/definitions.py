@@ -7,8 +7,7 @@ from typing import Any
 
 import mcp_types as types
 
-from vp_queue import tools
-from vp_queue.mcp import schemas
+from vp_queue import tool_schemas, tools
 
 
 @functools.cache
@@ -28,8 +27,8 @@ def _tool(definition: tools.Definition) -> types.Tool:
         name=definition.name,
         title=definition.title,
         description=definition.description,
-        input_schema=schemas.input_schema(definition.arguments),
-        output_schema=schemas.output_schema(definition.answer),
+        input_schema=tool_schemas.input_schema(definition.name),
+        output_schema=tool_schemas.output_schema(definition.name),
         annotations=types.ToolAnnotations(
             title=definition.title,
             read_only_hint=hints.read_only,

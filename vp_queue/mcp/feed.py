@@ -29,11 +29,13 @@ from vp_queue.contracts.views import EventView
 from vp_queue.errors import VpError
 from vp_queue.mcp import resources
 from vp_queue.mcp.calls import Thread
+from vp_queue.missions import KeepWaiting
 
 logger = logging.getLogger("vp_queue.mcp")
 
-SUBSCRIPTIONS: Final = 256  # streams, or connections of the handshake era
+SUBSCRIPTIONS: Final = 256  # streams, and as many connections of the handshake era
 ADDRESSES: Final = 256  # of one subscription
+ADDRESS_CHARS: Final = 4 * limits.PATH_CHARS  # escaped
 PAGE: Final = 200
 RETRY_SECONDS: Final = 2.0
 
@@ -53,6 +55,7 @@ class Feed:
         self._streams = ListenHandler(self._bus, max_subscriptions=SUBSCRIPTIONS)
         self._watched: Counter[str] = Counter()
         self._watchers = 0
+        self._connections = 0  # of the handshake era, that have subscribed
         self._starting = anyio.Lock()
         self._following: Thread | None = None
         self._thread = anyio.CapacityLimiter(2)  # one, and its successor while it ends
@@ -83,6 +86,8 @@ class Feed:
         connection = ctx.session._connection
         subscriber: _Subscriber | None = connection.state.get("vp_queue.subscriber")
         if subscriber is None:
+            if self._connections >= SUBSCRIPTIONS:
+                raise MCPError(types.INTERNAL_ERROR, "Subscription limit reached")
             subscriber = connection.state["vp_queue.subscriber"] = _Subscriber(self, ctx)
             connection.exit_stack.push_async_callback(subscriber.close)
         return subscriber
@@ -91,6 +96,8 @@ class Feed:
     async def _watching(self, addresses: Sequence[str]) -> AsyncIterator[None]:
         if len(addresses) > ADDRESSES:
             raise MCPError(types.INVALID_PARAMS, f"At most {ADDRESSES} resources per subscription.")
+        if any(len(address) > ADDRESS_CHARS for address in addresses):
+            raise MCPError(types.INVALID_PARAMS, f"At most {ADDRESS_CHARS} characters per resource.")
         async with self._starting:
             await self._follow()
             self._watchers += 1
@@ -115,21 +122,22 @@ class Feed:
         self._following = Thread()
         self._tasks.start_soon(self._tell, self._following, seq)
 
-    async def _tell(self, thread: Thread, seq: int) -> None:
+    async def _tell(self, thread: Thread, seq: int | None) -> None:
         while not thread.over:
-            look = functools.partial(missions.events_after, seq, PAGE, wait_seconds=limits.FEED_WAIT_SECONDS)
             try:
-                events: list[EventView] = await thread.run(look, self._thread, once=False)
-            except VpError as error:
-                logger.warning("the events cannot be followed: %s", error.message)
+                seq, events = await thread.run(functools.partial(_news_after, seq), self._thread, once=False)
+            except Exception as error:  # it would take the whole server with it
+                logger.warning("the events cannot be followed: %s", error, exc_info=not isinstance(error, VpError))
+                seq = None
                 await anyio.sleep(RETRY_SECONDS)
                 continue
             for event in self._changes(events):
                 await self._bus.publish(event)
-            seq = events[-1].seq if events else seq
 
-    def _changes(self, events: Sequence[EventView]) -> list[ServerEvent]:
-        """What changed by these events, each once, of what somebody watches."""
+    def _changes(self, events: Sequence[EventView] | None) -> list[ServerEvent]:
+        """What changed by these events, each once, of what somebody watches; None: all may have."""
+        if events is None:
+            return [*map(ResourceUpdated, self._watched), ResourcesListChanged()]
         if not events:
             return []
         touched = {resources.mission_uri(event.mission_id) for event in events if event.mission_id}
@@ -148,6 +156,19 @@ class Feed:
         return changes
 
 
+def _news_after(seq: int | None, *, keep_waiting: KeepWaiting) -> tuple[int, list[EventView] | None]:
+    """Where the feed has got to, and the events on the way there; None: what was missed cannot be told.
+
+    That is so after trouble (no ``seq``), and where a backup was restored, in which the numbers go on from a lower one.
+    It is looked for between two waits, so each is short.
+    """
+    newest = missions.newest_seq()
+    if seq is None or newest < seq:
+        return newest, None
+    events = missions.events_after(seq, PAGE, wait_seconds=missions.WAIT_SLICE_SECONDS, keep_waiting=keep_waiting)
+    return events[-1].seq if events else seq, events
+
+
 class _Subscriber:
     """One connection of the handshake era, and what it has subscribed to."""
 
@@ -158,29 +179,31 @@ class _Subscriber:
         self._changed: set[str] = set()
         self._news = anyio.Event()
         self._telling: anyio.CancelScope | None = None
+        self._changing = anyio.Lock()  # a host may subscribe and unsubscribe without waiting for the answers
+        feed._connections += 1
         self._unsubscribe = feed._bus.subscribe(self._note)
 
     async def add(self, uri: str) -> None:
-        if uri in self._stacks:
-            return
-        if len(self._stacks) >= ADDRESSES:
-            raise MCPError(types.INVALID_PARAMS, f"At most {ADDRESSES} resources per connection.")
-        if self._telling is None:
-            self._telling = anyio.CancelScope()
-            self._feed._tasks.start_soon(self._tell, self._telling)
-        stack = self._stacks[uri] = contextlib.AsyncExitStack()
-        try:
+        async with self._changing:
+            if uri in self._stacks:
+                return
+            if len(self._stacks) >= ADDRESSES:
+                raise MCPError(types.INVALID_PARAMS, f"At most {ADDRESSES} resources per connection.")
+            if self._telling is None:
+                self._telling = anyio.CancelScope()
+                self._feed._tasks.start_soon(self._tell, self._telling)
+            stack = contextlib.AsyncExitStack()
             await stack.enter_async_context(self._feed._watching([uri]))
-        except BaseException:
-            del self._stacks[uri]
-            raise
+            self._stacks[uri] = stack
 
     async def remove(self, uri: str) -> None:
-        stack = self._stacks.pop(uri, None)
-        if stack is not None:
-            await stack.aclose()
+        async with self._changing:
+            stack = self._stacks.pop(uri, None)
+            if stack is not None:
+                await stack.aclose()
 
     async def close(self) -> None:
+        self._feed._connections -= 1
         self._unsubscribe()
         if self._telling is not None:
             self._telling.cancel()

@@ -10,8 +10,9 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 import mcp_types as types
+from mcp.shared.exceptions import MCPError
 
-from vp_queue.errors import MissionNotFound
+from vp_queue.errors import MissionNotFound, VpError
 from vp_queue.mcp.extension import Context, Task, UnknownTask, understood_by
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class MissionTasks:
 
         try:
             task: Task = await ctx.lifespan_context.calls.read(begin)
-        except MissionNotFound:
+        except VpError:  # which the plain call then meets as well, and answers with
             return None
         return task if task.status == "working" else None
 
@@ -52,6 +53,8 @@ class MissionTasks:
             task: Task = await ctx.lifespan_context.calls.read(lambda: self._look(mission_id, began_at))
         except MissionNotFound:
             raise UnknownTask(task_id) from None
+        except VpError as error:
+            raise MCPError(types.INTERNAL_ERROR, error.message, {"error": error.as_dict()}) from None
         return task
 
     async def update(self, ctx: Context, task_id: str, responses: dict[str, Any]) -> None:

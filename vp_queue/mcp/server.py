@@ -194,6 +194,6 @@ async def _arguments_of_any_type(ctx: Context, call_next: CallNext) -> HandlerRe
     The SDK would answer with a protocol error that names nothing.
     """
     params = ctx.params
-    if ctx.method == "tools/call" and params and not isinstance(params.get("arguments") or {}, Mapping):
+    if ctx.method == "tools/call" and params and not isinstance(params.get("arguments"), Mapping | None):
         ctx = replace(ctx, params={**params, "arguments": {NOT_AN_OBJECT: True}})
     return await call_next(ctx)

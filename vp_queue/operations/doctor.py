@@ -6,8 +6,10 @@ A check is data: ``{name, ok, detail, fix}``; ``ok`` is true, false (something w
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
+import shutil
 import stat
 import time
 from collections.abc import Iterator, Mapping
@@ -16,10 +18,12 @@ from typing import Any, Final
 
 from vp_queue import __version__, clock, missions, missions_admission, missions_space
 from vp_queue.config import Profile, Settings
+from vp_queue.config_notify import Notify
 from vp_queue.contracts import limits
 from vp_queue.errors import VpError
 from vp_queue.executors import model_local
 from vp_queue.ledger import backup, database, locks, schema, trouble
+from vp_queue.operations import notifications, skill
 from vp_queue.worker import cgroups
 
 Check = dict[str, Any]
@@ -55,8 +59,10 @@ def examine(settings: Settings, supervised: Mapping[str, Any]) -> list[Check]:
         *_processes(settings, supervised),
     ]
     checks.append(_local_model())
+    checks += _skill()
     for profile in settings.vps.values():
         checks += _vp(settings, profile)
+    checks += _notified(settings)
     return checks
 
 
@@ -287,6 +293,17 @@ def _local_model() -> Check:
     return check("local model", None, missing, fix)
 
 
+def _skill() -> Iterator[Check]:
+    """Nothing is said where it was never installed, or where somebody made it their own."""
+    with contextlib.suppress(VpError):
+        for copy in skill.copies(skill.home()):
+            if copy.state in (skill.State.CURRENT, skill.State.OUTDATED):
+                detail = str(copy.path) + ("" if copy.state == skill.State.CURRENT else ": of another version")
+                yield check(
+                    "skill", True if copy.state == skill.State.CURRENT else None, detail, "Run: vp skill install"
+                )
+
+
 # --- VPs ----------------------------------------------------------------------------------------
 
 
@@ -340,3 +357,44 @@ def _workers(vp_id: str) -> Iterator[Check]:
         if worker.outdated:
             detail = f"pid {worker.pid} runs an older {' and '.join(worker.outdated)} than is installed"
             yield check(f"{vp_id} worker", None, detail, f"Run: vp restart {vp_id}")
+
+
+# --- who is told --------------------------------------------------------------------------------
+
+
+def _notified(settings: Settings) -> Iterator[Check]:
+    """Whether everybody who is told of something can be, and is."""
+    for notify in dict.fromkeys((settings.notify, *(profile.notify for profile in settings.vps.values()))):
+        for sink in notify.sinks:
+            yield _command(notify) if sink.kind == "command" else _webhook(notify, sink.label)
+    if _readable(settings):
+        missions.ready(settings)
+        yield from map(_untold, notifications.summary())
+
+
+def _command(notify: Notify) -> Check:
+    program = notify.command[0]
+    found = shutil.which(program, path=os.environ.get("PATH", "") if "PATH" in notify.env_allow else os.defpath)
+    fix = "Correct command in [notify]: an absolute path, or a program on the PATH; and env_allow holds PATH"
+    return check("notify command", found is not None, found or f"{program} cannot be run", fix)
+
+
+def _webhook(notify: Notify, label: str) -> Check:
+    from vp_queue.keeper import notify_webhook
+
+    try:
+        notify_webhook.signing_key(notify.secret_env, os.environ)
+    except notify_webhook.UnfitKey as error:
+        fix = "The keeper takes it from the environment `vp up` was run in: set it there, then vp down, vp up --detach"
+        return check("notify webhook", None, f"{label}: {error}", fix)
+    return check("notify webhook", True, f"{label}, signed with {notify.secret_env}")
+
+
+def _untold(sink: Mapping[str, Any]) -> Check:
+    whom = sink["label"] or sink["sink"]
+    waits = f"{whom}: {sink['pending']} of {limits.DELIVERIES_PENDING} places taken, {sink['dead']} given up"
+    if sink["dead"]:
+        fix = "See why: vp notify list --dead; when it is put right: vp notify retry --all"
+        return check("notified", None, waits, fix)
+    fix = "It does not answer, or not fast enough; when all places are taken the oldest are given up: vp notify list"
+    return check("notified", None if sink["pending"] and sink["failures"] else True, waits, fix)

@@ -16,6 +16,7 @@ from vp_queue import config, missions, missions_space
 from vp_queue.config import Settings
 from vp_queue.errors import ConfigurationError, VpError
 from vp_queue.ledger import database, schema, trouble
+from vp_queue.operations import notifications
 
 TOKEN_BYTES: Final = 32
 
@@ -117,11 +118,21 @@ def status(settings: Settings, supervised: Mapping[str, Any]) -> dict[str, Any]:
     ledger: dict[str, Any] = {"path": str(settings.database_path), "exists": exists, "error": None}
     vps: list[dict[str, Any]] = []
     keepers: list[dict[str, Any]] = []
+    told: list[dict[str, Any]] = []
     if exists:
         try:
             vps = [vp.dump() for vp in missions.vps().vps]
             keepers = [keeper.dump() for keeper in missions.keepers()]
+            told = notifications.summary()
         except VpError as error:
             ledger["error"] = error.as_dict()
     disks = [space.as_dict() for space in missions_space.measure(settings)]
-    return {"ok": True, **supervised, "vps": vps, "keepers": keepers, "ledger": ledger, "disks": disks}
+    return {
+        "ok": True,
+        **supervised,
+        "vps": vps,
+        "keepers": keepers,
+        "ledger": ledger,
+        "disks": disks,
+        "notifications": told,
+    }

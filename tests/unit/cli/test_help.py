@@ -27,7 +27,7 @@ def words_after_vp(line: str) -> list[str]:
     line = line.removeprefix('eval "$(').removesuffix(')"')
     words = shlex.split(line)
     words = words[words.index("vp") + 1 :]
-    return words[: next((at for at, word in enumerate(words) if word in ("<", ">")), len(words))]
+    return words[: next((at for at, word in enumerate(words) if word in ("<", ">", ">>")), len(words))]
 
 
 @pytest.mark.parametrize("path", ALL, ids=" ".join)

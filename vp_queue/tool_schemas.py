@@ -1,16 +1,16 @@
-"""JSON Schemas of the contract as an MCP host wants them.
+"""JSON Schemas of the tools as the hosts of agents want them: the MCP server, and the adapters.
 
 Input schemas are read by a language model with every request, so they are short: no titles, no nulls (what may be
 null may be left out), nothing behind a reference. They promise no more than the contract keeps; what they leave
 out, such as the lengths of texts, the contract judges. Output schemas are read by programs, which hold answers to them.
+``tools.schema`` has the whole of both, for people.
 """
 
 from __future__ import annotations
 
 from typing import Any, Final
 
-from pydantic import BaseModel
-
+from vp_queue import tools
 from vp_queue.contracts import views
 
 Schema = dict[str, Any]
@@ -20,22 +20,29 @@ LARGEST_EXACT: Final = 2**53  # beyond it a host's JSON numbers are not exact
 _DROPPED: Final = frozenset({"title", "maxLength", "minLength", "maxItems", "minItems", "maxProperties", "pattern"})
 
 
-def input_schema(model: type[BaseModel]) -> Schema:
-    """The short schema of a tool's arguments, without references."""
-    whole = model.model_json_schema(mode="validation")
+def input_schema(name: str) -> Schema:
+    """The short schema of a tool's arguments, without references: always an object, with all its properties.
+
+    Raises:
+        KeyError: there is no such tool.
+    """
+    whole = tools.DEFINITIONS[name].arguments.model_json_schema(mode="validation")
     short = _short(whole, whole.get("$defs", {}))
     short.pop("description", None)  # stands beside the schema already
     short.setdefault("properties", {})
     return short
 
 
-def output_schema(model: type[BaseModel]) -> Schema:
+def output_schema(name: str) -> Schema:
     """The schema of a tool's answers: its success or the error object.
 
     The error is part of it because some hosts hold the structured content of an error to the schema as well, and
     would show their own complaint in place of the message.
+
+    Raises:
+        KeyError: there is no such tool.
     """
-    success = model.model_json_schema(mode="serialization")
+    success = tools.DEFINITIONS[name].answer.model_json_schema(mode="serialization")
     error = views.ErrorAnswer.model_json_schema(mode="serialization")
     definitions = {**success.pop("$defs", {}), **error.pop("$defs", {})}
     schema = {"type": "object", "anyOf": [success, error], "$defs": definitions}

@@ -9,6 +9,7 @@ only the model is scripted, and it knows the story from nowhere but the artifact
 from __future__ import annotations
 
 import threading
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ STORY = "echo Once upon a time there was $(cat /proc/sys/kernel/random/uuid)"
 DELEGATION = ["vp_list_vps", "vp_dispatch_mission", "vp_wait_mission", "vp_read_result_artifacts"]
 SHELLS = ("bash", "shell", "exec_command", "local_shell", "run_shell_command")
 WRITERS = ("apply_patch", "edit", "write", "write_file")
-WAITS_MAX = 5
+ANSWERS_MAX = 6
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def delegates(session_id: str) -> Script:
             return f"The generalist wrote: {last['artifacts'][0]['content']}"
         if last["mission"]["terminal"]:
             return Call("vp_read_result_artifacts", {"mission_id": mission_id})
-        if len(answers) > WAITS_MAX:
+        if len(answers) >= ANSWERS_MAX:
             return "It is not done yet."
         return Call("vp_wait_mission", {"mission_id": mission_id, "timeout_seconds": 40})
 
@@ -89,8 +90,9 @@ def own_missions(session_id: str) -> list[dict[str, Any]]:
 
 def assert_delegated(home: Home, turn: Turn, model: ScriptedModel, session_id: str) -> None:
     """The whole promise: by tools alone, to the end, in the VP's place and not in the session's."""
-    assert [call.tool for call in model.called] == DELEGATION, (turn.errors, turn.events)
-    assert len(turn.tools) == len(DELEGATION), turn.tools
+    # As often as need be: a wait is bounded.
+    assert [tool for tool, _ in groupby(call.tool for call in model.called)] == DELEGATION, (turn.errors, turn.events)
+    assert len(turn.tools) == len(model.called), turn.tools
     assert all("vp_" in tool for tool in turn.tools), turn.tools
     assert not model.offered & {*SHELLS, *WRITERS}
     (mission,) = own_missions(session_id)

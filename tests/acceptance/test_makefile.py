@@ -1,4 +1,4 @@
-"""What `make test` does where the demonstration model cannot be had."""
+"""What the Makefile does where something cannot be had: the demonstration model, npm."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ esac
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
     """The Makefile with an environment that is set up already, all but the model."""
-    for name in ("Makefile", "pyproject.toml", "requirements/dev.txt", "vp_queue/operations/local_model.txt"):
+    requirements = ("requirements/dev.txt", "requirements/hosts.txt", "vp_queue/operations/local_model.txt")
+    packages = ("tests/hosts/package.json", "tests/hosts/package-lock.json")
+    for name in ("Makefile", "pyproject.toml", *requirements, *packages):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     python = tmp_path / ".venv/bin/python"
@@ -34,9 +36,11 @@ def clone(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def make(clone: Path, target: str) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
-    return subprocess.run(["make", target], cwd=clone, env=environment, capture_output=True, text=True, timeout=60)
+def make(clone: Path, target: str, **extra: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")} | extra
+    return subprocess.run(
+        [shutil.which("make") or "make", target], cwd=clone, env=environment, capture_output=True, text=True, timeout=60
+    )
 
 
 @pytest.mark.parametrize("target", ["test", "faults"])
@@ -52,3 +56,12 @@ def test_the_demonstration_does_need_it(clone: Path) -> None:
     done = make(clone, "demo")
     assert done.returncode != 0
     assert "no matching distribution" in done.stderr
+
+
+def test_without_npm_the_agent_hosts_are_not_installed_and_it_says_why(clone: Path) -> None:
+    (clone / "no-npm").mkdir()
+    done = make(clone, "hosts", PATH=str(clone / "no-npm"))
+    assert done.returncode != 0
+    assert "no 'npm' here" in done.stderr
+    assert "apt-get install npm" in done.stderr, "and the command"
+    assert not (clone / ".venv/.hosts").exists()

@@ -18,7 +18,7 @@ from tests.hosts import installed
 
 PROMPT = "Have the generalist VP write a story, and show it to me."
 VP_MCP = (str(VENV_BIN / "vp"), "mcp")
-WITHIN_SECONDS = 120.0
+WITHIN_SECONDS = 200.0
 OPENCODE = installed.MODULES / "opencode-linux-x64-baseline" / "bin" / "opencode"
 
 

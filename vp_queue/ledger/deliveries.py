@@ -27,9 +27,12 @@ OVERFLOW: Final = f"given up: more than {limits.DELIVERIES_PENDING:,} events wai
 RETIRED: Final = "given up: [notify] no longer names this receiver"
 PRUNED: Final = "given up: the event was pruned before it was told"
 
+# No wait is longer. An instant further ahead was written by a clock that ran ahead, and counts as passed.
+_LONGEST_WAIT: Final = timedelta(seconds=limits.DELIVERY_WAIT_SECONDS)
 # The earliest event of each mission alone: a later one must not overtake it while it is tried again.
 _DUE: Final = (
-    "SELECT d.* FROM vp_delivery AS d WHERE d.sink = ? AND d.state = 'pending' AND d.next_at <= ? AND NOT EXISTS ("
+    "SELECT d.* FROM vp_delivery AS d WHERE d.sink = ? AND d.state = 'pending' "
+    "AND (d.next_at <= ? OR d.next_at > ?) AND NOT EXISTS ("
     "SELECT 1 FROM vp_delivery AS e WHERE e.sink = d.sink AND e.state = 'pending' AND e.lane = d.lane "
     "AND e.event_seq < d.event_seq) ORDER BY d.event_seq LIMIT 1"
 )
@@ -96,11 +99,12 @@ def event_of(delivery: Delivery) -> EventView | None:
 
 
 def _due(sink: str, now: datetime) -> Delivery | None:
-    return next(iter(Delivery.raw(_DUE, sink, clock.to_micros(now))), None)
+    latest = now + _LONGEST_WAIT
+    return next(iter(Delivery.raw(_DUE, sink, clock.to_micros(now), clock.to_micros(latest))), None)
 
 
 def _may_tell(row: Sink, token: str, now: datetime) -> bool:
-    rests = row.rests_until is not None and row.rests_until > now
+    rests = row.rests_until is not None and now < row.rests_until <= now + _LONGEST_WAIT
     return not rests and not _is_held(row, token, now)
 
 

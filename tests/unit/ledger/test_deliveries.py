@@ -158,3 +158,22 @@ def test_what_is_retried_begins_anew_unless_nobody_is_told_any_more() -> None:
         assert [(each.state, each.error) for each in deliveries.page(None, 10)] == [
             (DeliveryState.DEAD, deliveries.RETIRED)
         ] * 2
+
+
+def test_what_was_put_off_by_a_clock_that_ran_ahead_is_told_by_the_right_one() -> None:
+    with clock.use(Later(365 * 86_400.0, 0.0)):
+        row = held()
+        with database.write_transaction() as tx:
+            assert deliveries.put_off(tx, row, OTHERS, "refused", lambda _: 60.0)
+            deliveries.release(SINK, OTHERS)
+    again = claimed(MINE)
+    assert again is not None
+    assert again.id == row.id
+
+
+def test_control_what_was_put_off_by_the_right_clock_waits() -> None:
+    row = held()
+    with database.write_transaction() as tx:
+        assert deliveries.put_off(tx, row, OTHERS, "refused", lambda _: 60.0)
+        deliveries.release(SINK, OTHERS)
+    assert claimed(MINE) is None

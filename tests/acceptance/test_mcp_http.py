@@ -24,6 +24,7 @@ from mcp.client.streamable_http import streamable_http_client
 from tests.harness import BIN, Home, ok, shell, until
 from tests.mcp_waits import watch_waits
 from vp_queue import missions, tools
+from vp_queue.errors import ConfigurationError
 from vp_queue.mcp import access, calls, http
 
 WITHIN_SECONDS = 30.0
@@ -161,6 +162,12 @@ def test_no_auth_is_for_loopback_only(home: Home) -> None:
     done = subprocess.run(argv, env=home.environment, capture_output=True, text=True, timeout=WITHIN_SECONDS)
     assert done.returncode == 2
     assert "would let anybody in" in done.stderr
+
+
+@pytest.mark.parametrize("host", ["x" * 64, "203.0.113.1"])
+def test_an_address_that_cannot_be_had_is_told(host: str) -> None:
+    with pytest.raises(ConfigurationError, match="--host"):
+        http.listen(host, 0)
 
 
 def test_a_large_body_is_refused(home: Home) -> None:

@@ -90,6 +90,8 @@ def listen(host: str, port: int) -> socket.socket:
         except BaseException:
             opened.close()
             raise
+    except UnicodeError:  # what getaddrinfo says of a name with a part of more than 63 characters
+        raise ConfigurationError(f"{host[:200]!r} is no host name; choose another with --host") from None
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error
         raise ConfigurationError(

@@ -46,11 +46,12 @@ def inbox_command(
     tell_session: bool,
     as_json: bool,
 ) -> None:
-    """Read a reader's inbox: the events that it has not acknowledged.
+    """Read a reader's inbox; as a hook, tell an agent of it.
 
-    Reading acknowledges nothing: the same comes again until --ack or --ack-shown. With --format context it
-    prints what ended, shortened, for an agent; given a host's hook as JSON on stdin, it answers that
-    hook, and the next call of the session acknowledges.
+    The inbox holds the events that the reader has not acknowledged. Reading acknowledges nothing: the same
+    comes again until --ack or --ack-shown. With --format context it prints what ended, shortened, for an
+    agent; given a host's hook as JSON on stdin, it answers that hook, and the session's next call
+    acknowledges.
 
     \b
     Examples:

@@ -39,7 +39,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "artifacts": ("artifacts", "List, show or save what a mission made."),
     "events": ("feed", "Show or follow the event feed."),
     "logs": ("feed", "Show or follow what a mission's program prints."),
-    "inbox": ("inbox", "Read a reader's inbox: the events that it has not acknowledged."),
+    "inbox": ("inbox", "Read a reader's inbox; as a hook, tell an agent of it."),
     "vps": ("fleet", "Show the VPs: queue depth, workers, availability."),
     "pause": ("fleet", "Take nothing more from a VP's queue."),
     "drain": ("fleet", "Let a VP finish what runs, and start nothing more."),

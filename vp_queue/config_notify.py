@@ -76,7 +76,7 @@ class Notify(BaseModel):
     secret_env: str = Field(default="", max_length=200)
     url: str = Field(default="", max_length=URL_CHARS)
     timeout_seconds: float = Field(default=10.0, gt=0, le=120)
-    max_attempts: int = Field(default=12, ge=1, le=100)
+    max_attempts: int = Field(default=20, ge=1, le=100)
     retry_backoff_seconds: float = Field(default=5.0, ge=0.01, le=3_600)
 
     @field_validator("command")

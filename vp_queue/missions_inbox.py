@@ -35,9 +35,8 @@ def _page(request: asked.ReadEvents) -> views.EventsAnswer:
     session = request.source_session_id
     events = queries.events_after(before, request.limit, source_session_id=session)
     # A page that is not full has everything up to the end of the feed, whatever else of it was passed over.
-    last_seq = events[-1].seq if len(events) == request.limit else max(before, queries.newest_seq())
-    there = len(events) if session is None else queries.events_between(before, last_seq)
-    return views.EventsAnswer(events=events, last_seq=last_seq, pruned=last_seq - before - there)
+    last_seq = events[-1].seq if len(events) == request.limit else max(before, queries.last_given_seq())
+    return views.EventsAnswer(events=events, last_seq=last_seq, pruned=queries.pruned_between(before, last_seq))
 
 
 def acknowledge(reader: str, seq: int) -> None:
@@ -82,13 +81,13 @@ def news(reader: str, seen: int, limit: int, *, source_session_id: str | None = 
     """
     settings = ready()
     with database.read_transaction() as now:
-        acknowledged, until = inbox.acknowledged(reader), queries.newest_seq()
+        acknowledged, until = inbox.acknowledged(reader), queries.last_given_seq()
         after = max(acknowledged, seen)
         found = outcomes.newest(after, until, limit, source_session_id)
         count, oldest_seq = outcomes.total(after, until, source_session_id)
         rows = [queries.mission_row(mission_id) for _, mission_id in found]
         missions = queries.mission_views(rows, now, stall_limits(settings))
-        pruned = max(0, until - after) - queries.events_between(after, until) if acknowledged else 0
+        pruned = queries.pruned_between(after, until) if acknowledged else 0
     seqs = (seq for seq, _ in found)
     return News(acknowledged, until, list(zip(seqs, missions, strict=True)), count, oldest_seq, pruned)
 

@@ -24,7 +24,7 @@ from mcp.client.streamable_http import streamable_http_client
 
 from tests.harness import BIN, Home, ok, shell, until
 from tests.mcp_waits import watch_waits
-from vp_queue import tools
+from vp_queue import missions, tools
 from vp_queue.mcp import access, calls, http
 
 WITHIN_SECONDS = 30.0
@@ -292,6 +292,36 @@ def test_a_client_that_goes_away_leaves_no_thread(home: Home, waiting: set[str],
     with serving_here() as port:
         leave_in_mid_wait(era, port, mission_id, waiting)
         until(lambda: not waiting, "the thread came back", 5)
+
+
+@pytest.mark.parametrize("era", ["modern", "handshake"])
+def test_a_client_that_goes_away_from_its_inbox_leaves_no_thread(
+    home: Home, monkeypatch: pytest.MonkeyPatch, era: str
+) -> None:
+    mission_id = shell("true")["mission_id"]
+    seq = ok(tools.vp_read_events(reader="simone"))["last_seq"]
+    after, looking = missions.events_after, threading.Event()
+
+    def watched(*given: Any, **more: Any) -> Any:
+        looking.set()
+        try:
+            return after(*given, **more)
+        finally:
+            looking.clear()
+
+    monkeypatch.setattr(missions, "events_after", watched)
+    with serving_here() as port:
+        body, headers = wait_request(era, port, mission_id)
+        body["params"] |= {
+            "name": "vp_read_events",
+            "arguments": {"reader": "simone", "acknowledge": seq, "wait_seconds": 60},
+        }
+        if era == "modern":
+            headers["mcp-name"] = "vp_read_events"
+        with post(port, body, headers) as stream:
+            read_until(stream, b"notifications/progress")
+            assert looking.is_set()
+        until(lambda: not looking.is_set(), "the thread came back", 5)
 
 
 @pytest.mark.parametrize("era", ["modern", "handshake"])

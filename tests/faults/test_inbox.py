@@ -53,7 +53,7 @@ class Feed:
         forget_ledger()
         try:
             self._writers = [_forked(actors.write, missions_each, guards) for _ in range(WRITERS)]
-            until(lambda: self._goes_on(careless), "all was written and acknowledged", 120)
+            until(lambda: self._goes_on(careless), "all was written and acknowledged", 600)
             assert [writer.exitcode for writer in self._writers] == [0] * WRITERS
         finally:
             for process in (*self._writers, *self._readers.values()):
@@ -121,24 +121,24 @@ def check(feed: Feed) -> None:
 
 def test_each_event_is_acknowledged_once_in_order_while_readers_are_killed(home: Home) -> None:
     feed = Feed(home, SEED)
-    feed.run(60)
+    feed.run(40)
     assert feed.kills
-    assert len(feed.written()) == 2 * 60 * WRITERS
+    assert len(feed.written()) == 2 * 40 * WRITERS
     check(feed)
     oracle.check(home.database, home.path / "AGENT_RUN_WORKSPACES", rescued=True)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_each_event_is_acknowledged_once_in_order_for_long(home: Home, seed: int) -> None:
     feed = Feed(home, 1_000 + seed)
-    feed.run(1_000)
+    feed.run(300)
     check(feed)
 
 
 def test_control_a_seq_given_before_its_transaction_is_missed(home: Home) -> None:
     feed = Feed(home, SEED)
-    feed.run(30, guards="numbers-events-before-the-transaction")
+    feed.run(20, guards="numbers-events-before-the-transaction")
     with pytest.raises(AssertionError):
         check(feed)
 

@@ -59,7 +59,7 @@ def remembers_before_it_prints() -> None:
     def deliver(told: Any, memory: Any, before: Any) -> None:
         if told.shown != before:
             memory.remember(told.shown)
-        time.sleep(0.005)
+        time.sleep(0.2)  # so long that a kill hits it
         if told.answer is not None:
             process._print(json.dumps(told.answer))
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import threading
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests import ended
-from tests.harness import GENERAL, Home, ok
+from tests.harness import GENERAL, Home, forget_ledger, ok
 from vp_queue import missions, tools
 from vp_queue.config_retention import DEFAULT
 from vp_queue.contracts import EventType, Status
-from vp_queue.ledger import database, queries, retention
+from vp_queue.ledger import backup, database, queries, restore, retention
 from vp_queue.ledger.events import record_vp_event
 
 
@@ -143,8 +144,15 @@ def test_a_reader_outlives_the_process_that_reads() -> None:
     assert seqs(read()) == [3]
 
 
-def test_the_newest_seq_is_of_the_feed_and_not_of_what_is_left() -> None:
-    gone = over(age=timedelta(days=90))
-    pruned(gone)
-    with database.read_transaction():
-        assert queries.newest_seq() == 3
+def test_the_gap_that_a_restored_backup_leaves_was_not_pruned(home: Home, tmp_path: Path) -> None:
+    over()
+    backup.write(home.database, tmp_path / "backup.db", replace=False)
+    over()
+    forget_ledger()
+    copy = home.path / "copy.db"
+    restore.stage(tmp_path / "backup.db", copy)
+    restore.install(copy, home.database, in_use_too=True)
+    missions.ready()
+    over()
+    page = read()
+    assert (len(page["events"]), page["events"][3]["seq"] > queries.RESTORED_GAP, page["pruned"]) == (6, True, 0)

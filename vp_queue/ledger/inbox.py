@@ -5,7 +5,7 @@ from __future__ import annotations
 from vp_queue.errors import ValidationError
 from vp_queue.ledger.database import Transaction
 from vp_queue.ledger.models import Inbox
-from vp_queue.ledger.queries import newest_seq
+from vp_queue.ledger.queries import last_given_seq
 
 
 def acknowledge(tx: Transaction, reader: str, seq: int) -> None:
@@ -14,7 +14,7 @@ def acknowledge(tx: Transaction, reader: str, seq: int) -> None:
     Raises:
         ValidationError: ``seq`` lies beyond the newest event; acknowledging the future would hide it.
     """
-    newest = newest_seq()
+    newest = last_given_seq()
     before = acknowledged(reader)
     if seq > newest:
         raise ValidationError(

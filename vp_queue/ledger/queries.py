@@ -36,6 +36,9 @@ PAST_START_DEADLINE: Final = (
     "WHERE status = 'queued' AND expires_at IS NOT NULL AND expires_at <= ? AND started_at IS NULL LIMIT ?"
 )
 
+# So far above a backup's newest event go the seqs on after it was restored: a reader that kept one must miss nothing.
+RESTORED_GAP: Final = 1_000_000
+
 _MISSION: Final = Reading(Mission, lambda: Mission.select().where(Mission.id == slot(Mission.id)))
 _KEY: Final = Reading(
     IdempotencyKey,
@@ -247,15 +250,20 @@ def events_after(
 
 
 def newest_seq() -> int:
-    """The seq of the newest event there ever was, pruned or not; 0 in an empty ledger."""
-    # Not MAX(seq): what a reader was given as its last_seq stays good when that event is pruned.
+    """The seq of the newest event; 0 in an empty ledger."""
+    return Event.select(fn.MAX(Event.seq)).scalar() or 0
+
+
+def last_given_seq() -> int:
+    """The highest seq there ever was, whether its event is still there or not; what comes will lie above."""
     row = database.current().db.execute_sql("SELECT seq FROM sqlite_sequence WHERE name = 'vp_event'").fetchone()
     return row[0] if row else 0
 
 
-def events_between(after: int, until: int) -> int:
-    """How many events there are after a seq up to another. No rolled-back write leaves a gap: what lacks was pruned."""
-    return Event.select().where(Event.seq > after, Event.seq <= until).count()
+def pruned_between(after: int, until: int) -> int:
+    """How many events after a seq up to another retention removed: a write that was rolled back leaves no gap."""
+    there = Event.select().where(Event.seq > after, Event.seq <= until).count()
+    return max(0, until - after - there) % RESTORED_GAP
 
 
 def artifacts(mission_id: str, attempt: int) -> list[Artifact]:

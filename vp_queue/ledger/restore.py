@@ -23,10 +23,10 @@ from vp_queue import clock
 from vp_queue.errors import LedgerBusy, LedgerUnavailable, ValidationError
 from vp_queue.ledger import backup, database, locks, schema, trouble
 from vp_queue.ledger.backup import Contents
+from vp_queue.ledger.queries import RESTORED_GAP
 
 logger = logging.getLogger("vp_queue.ledger")
 
-SEQ_GAP: Final = 1_000_000
 FILES: Final = ("", "-wal", "-shm", "-journal")
 
 
@@ -69,7 +69,7 @@ def _leave_a_gap(db: database.LedgerDatabase) -> None:
     """Number later events far above those that are forgotten: a reader that kept such a seq must miss nothing."""
     (newest,) = db.execute_sql("SELECT COALESCE(MAX(seq), 0) FROM sqlite_sequence WHERE name = 'vp_event'").fetchone()
     db.execute_sql("DELETE FROM sqlite_sequence WHERE name = 'vp_event'")
-    db.execute_sql("INSERT INTO sqlite_sequence (name, seq) VALUES ('vp_event', ?)", (newest + SEQ_GAP,))
+    db.execute_sql("INSERT INTO sqlite_sequence (name, seq) VALUES ('vp_event', ?)", (newest + RESTORED_GAP,))
 
 
 def _checked(file: Path, copy: Path) -> Contents:

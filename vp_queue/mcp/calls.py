@@ -167,7 +167,8 @@ class _Wait(Thread):
         while True:
             await self._news.wait()
             self._news.clear()
-            await self._report(round(clock.monotonic() - self._began, 3), self._total, self._line)
+            # To the microsecond: it must rise from one to the next, however close they follow.
+            await self._report(round(clock.monotonic() - self._began, 6), self._total, self._line)
 
 
 def line_of(mission: MissionView) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import anyio
 import httpx
 import httpx2
+import mcp_types as types
 import pytest
 import uvicorn
 from mcp.client import Client
@@ -155,6 +156,22 @@ def test_nothing_but_http_comes_past_the_guard() -> None:
 
     run(test)
     assert sent == [{"type": "websocket.close"}]
+
+
+def test_a_task_asked_for_under_another_name_is_refused(home: Home) -> None:
+    """A proxy may have routed by the header, and not by the body."""
+    task_id = f"{shell('true')['mission_id']}.1"
+    version = {"io.modelcontextprotocol/protocolVersion": "2026-07-28"}
+    declared = {"extensions": {"io.modelcontextprotocol/tasks": {}}}
+    meta = {**version, "io.modelcontextprotocol/clientCapabilities": declared}
+    asked = {"jsonrpc": "2.0", "id": 1, "method": "tasks/get", "params": {"taskId": task_id, "_meta": meta}}
+    headers = {**HEADERS, "mcp-method": "tasks/get"}
+    with serving(home, "--no-auth") as server:
+        wrong = httpx.post(server.url, json=asked, headers={**headers, "mcp-name": "another"}, timeout=WITHIN_SECONDS)
+        assert (wrong.status_code, wrong.json()["error"]["code"]) == (400, types.HEADER_MISMATCH)
+        for right in ({"mcp-name": task_id}, {}):
+            answer = httpx.post(server.url, json=asked, headers={**headers, **right}, timeout=WITHIN_SECONDS)
+            assert answer.json()["result"]["status"] == "working", answer.text
 
 
 def test_no_auth_is_for_loopback_only(home: Home) -> None:

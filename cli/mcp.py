@@ -50,6 +50,8 @@ def _serve_http(host: str, port: int, allow_host: tuple[str, ...], no_auth: bool
 
     if no_auth and host not in access.LOOPBACK:
         raise click.UsageError(f"--no-auth would let anybody in: it is for {', '.join(access.LOOPBACK)} only.")
+    if no_auth and allow_host:
+        raise click.UsageError("--no-auth with --allow-host would let in those hosts' pages.")
     token = None
     if not no_auth:
         settings = config.load()

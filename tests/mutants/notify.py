@@ -85,9 +85,9 @@ def lets_later_events_overtake() -> None:
     """Whatever is due is told, also while an earlier event of its mission waits."""
     from vp_queue.ledger import deliveries
 
-    deliveries._DUE = (  # type: ignore[misc]
-        "SELECT * FROM vp_delivery WHERE sink = ? AND state = 'pending' AND next_at <= ? ORDER BY event_seq LIMIT 1"
-    )
+    lanes = "AND e.lane = d.lane "
+    assert lanes in deliveries._DUE
+    deliveries._DUE = deliveries._DUE.replace(lanes, "AND 0 ")  # type: ignore[misc]
 
 
 @mutant

@@ -272,10 +272,12 @@ def notice_of(sink: str, event: EventView) -> Notice:
 
 
 def waiting(notify: Notify, asked_seconds: float | None) -> Callable[[int], float]:
-    """How long to wait after so many failures: what the receiver asks for, within limits, else a back-off."""
-    if asked_seconds is not None:
-        return lambda _: min(asked_seconds, limits.DELIVERY_WAIT_SECONDS)
-    return lambda failures: backoff_seconds(notify.retry_backoff_seconds, failures, limits.DELIVERY_WAIT_SECONDS)
+    """How long to wait after so many failures: a back-off, or longer if the receiver asks for it, within limits.
+
+    Never less than the back-off: a receiver that asks for no wait would use up all attempts within a second.
+    """
+    asked, most = min(asked_seconds or 0.0, limits.DELIVERY_WAIT_SECONDS), limits.DELIVERY_WAIT_SECONDS
+    return lambda failures: max(asked, backoff_seconds(notify.retry_backoff_seconds, failures, most))
 
 
 def lease_seconds(settings: Settings) -> float:

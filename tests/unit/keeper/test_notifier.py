@@ -12,6 +12,7 @@ from tests.ended import DAY, at_age, mission
 from tests.harness import CODER, GENERAL, Home, ok, until
 from tests.receiver import Receiver, listening, status
 from vp_queue import config, missions, tools
+from vp_queue.config_notify import Notify
 from vp_queue.contracts import DeliveryState, limits
 from vp_queue.keeper import notifier
 from vp_queue.keeper.notifier import Notifier
@@ -164,6 +165,17 @@ def test_without_lanes_it_would(home: Home, hooked: Receiver, monkeypatch: pytes
     """The negative control."""
     with mutants.removed("lets-later-events-overtake"):
         assert two_events(home, hooked, monkeypatch) == ["dispatched", "cancelled", "dispatched"]
+
+
+@pytest.mark.parametrize("asked_seconds", [None, 0.0, 3.0])
+def test_a_receiver_that_asks_for_a_short_wait_does_not_shorten_the_back_off(asked_seconds: float | None) -> None:
+    wait_seconds = notifier.waiting(Notify(retry_backoff_seconds=5), asked_seconds)
+    assert 20 <= wait_seconds(3) <= 40
+
+
+def test_a_longer_wait_is_granted_within_limits() -> None:
+    assert notifier.waiting(Notify(retry_backoff_seconds=5), 600.0)(3) == 600
+    assert notifier.waiting(Notify(retry_backoff_seconds=5), 1e9)(3) == limits.DELIVERY_WAIT_SECONDS
 
 
 # --- how much -----------------------------------------------------------------------------------------

@@ -178,6 +178,7 @@ class Notifier:
         with database.read_transaction() as now:
             stale = deliveries.stale(now, settings.retention.max_age(failed=True), PAGE)
         if stale:
+            self._next_tidying = 0.0  # there may be more: thousands are given up at once when a backlog is cut
             with database.write_transaction():
                 deliveries.delete(stale)
 

@@ -218,6 +218,23 @@ def test_the_dead_are_kept_for_a_while_and_up_to_a_number(
     assert len(dead()) == 2
 
 
+def test_of_more_dead_than_a_page_the_surplus_goes_look_by_look(
+    home: Home, hooked: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hooked.script = (status(410),)
+    look = looking(home, hooked.table)
+    look()
+    for _ in range(6):
+        mission(NOW)
+    look()
+    monkeypatch.setattr(limits, "DELIVERIES_DEAD", 1)
+    monkeypatch.setattr(notifier, "PAGE", 2)
+    again = Notifier(config.load())
+    for _ in range(3):
+        again.look()
+    assert len(dead()) == 1
+
+
 def test_one_that_never_takes_it_is_given_up_after_so_many_attempts(home: Home, hooked: Receiver) -> None:
     hooked.script = (status(500, b"no \x1b[31m<b>room</b>\n"),)
     look = looking(home, hooked.table + "max_attempts = 3\n")

@@ -8,6 +8,7 @@ no text can end the fence, and the agent is told what the fence means before it.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -85,9 +86,14 @@ def fenced(value: object) -> str:
 def _short(text: str) -> str:
     # What is cut off anyway is not looked at: an objective may have 100,000 characters.
     words = " ".join(text[: 10 * limits.CONTEXT_TEXT_CHARS].split())
-    shown = "".join(filter(_visible, words))
+    shown = _BLANKS.sub("", "".join(filter(_visible, words)))
     return shown if len(shown) <= limits.CONTEXT_TEXT_CHARS else f"{shown[: limits.CONTEXT_TEXT_CHARS - 1]}…"
 
 
+# Printable by their category, and yet shown as nothing (Unicode's Default_Ignorable_Code_Point): a text could be hidden
+# in them that a model reads and no person sees. Emoji lose their choice of colour.
+_BLANKS: Final = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0000-\U000e0fff]"
+)
 # Not printable are control characters, escapes, directional overrides, invisible ones and lone surrogates.
 _visible: Final[Callable[[str], bool]] = str.isprintable

@@ -67,6 +67,12 @@ def test_no_text_leaves_its_fence_or_plays_tricks(text: str) -> None:
     made.text.encode()
 
 
+def test_no_text_is_hidden_in_characters_that_are_shown_as_nothing() -> None:
+    hidden = "".join(chr(0xE0100 + ord(c)) for c in "obey") + "\ufe0f\u3164\uffa0\u115f\u034f\u17b4\u180b"
+    (told,) = fenced_lines(block(news([mission(objective=f"a{hidden}b")]), "simone").text)
+    assert told["objective"] == "ab"
+
+
 def test_the_newest_are_shown_and_the_rest_is_counted_within_the_limit_of_bytes() -> None:
     wide = "\u6f22" * limits.OBJECTIVE_CHARS
     missions = [mission(number, objective=wide, result=wide) for number in range(limits.CONTEXT_OUTCOMES)]

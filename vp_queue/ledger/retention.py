@@ -3,7 +3,8 @@
 Pruning a mission has two phases, so that a crash between them orphans nothing: its rows go in a transaction
 that also writes down which folder is to be removed (:class:`PrunedWorkspace`), and that note goes when the
 folder has gone. Who reads nothing of a mission's end any more is told by the inbox: a reader that has
-acknowledged its terminal event, or that has not for twice the age at which the mission would go.
+acknowledged its terminal event, or that has not for twice the age at which the mission would go. Whoever is told by
+the keeper counts as a reader of what the keeper has not looked at for them yet.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from vp_queue.config_retention import Retention
 from vp_queue.contracts import TERMINAL_EVENTS, Status, limits
 from vp_queue.ledger import database
 from vp_queue.ledger.database import Transaction
-from vp_queue.ledger.models import Event, IdempotencyKey, Inbox, Mission, PrunedWorkspace, Worker
+from vp_queue.ledger.models import Event, IdempotencyKey, Inbox, Mission, PrunedWorkspace, Sink, Worker
 from vp_queue.ledger.statements import Change, Insertion, slot
 
 SETTLED: Final = timedelta(seconds=limits.SETTLED_SECONDS)
@@ -202,9 +203,17 @@ def held(now: datetime, vp_id: str, policy: Retention, older_than: timedelta | N
 
 
 def last_reader() -> str | None:
-    """The reader of the inbox that has acknowledged least."""
-    row = Inbox.select().order_by(Inbox.acknowledged_seq).first()
-    return row.reader if row else None
+    """Who has read least: a reader of the inbox, or somebody whom the keeper tells."""
+    readers = Inbox.select(Inbox.acknowledged_seq, Inbox.reader).order_by(Inbox.acknowledged_seq).limit(1)
+    sinks = Sink.select(Sink.cursor_seq, Sink.sink).order_by(Sink.cursor_seq).limit(1)
+    last: tuple[int, str | None] = min([*readers.tuples(), *sinks.tuples()], default=(0, None))
+    return last[1]
+
+
+def _read_until() -> int | None:
+    """How far all readers have acknowledged, and the keeper has read for all whom it tells; None: there is nobody."""
+    least = (Inbox.select(fn.MIN(Inbox.acknowledged_seq)).scalar(), Sink.select(fn.MIN(Sink.cursor_seq)).scalar())
+    return min((seq for seq in least if seq is not None), default=None)
 
 
 def _least(first: timedelta | None, second: timedelta | None) -> timedelta | None:
@@ -226,7 +235,7 @@ def _bounds(now: datetime, policy: Retention) -> dict[str, Any]:
     """The values of :data:`_EXPENDABLE`."""
     return {
         "settled": clock.to_micros(now - SETTLED),
-        "acknowledged": Inbox.select(fn.MIN(Inbox.acknowledged_seq)).scalar(),
+        "acknowledged": _read_until(),
         "forgotten": clock.to_micros(now - policy.unacknowledged_max_age(failed=False)),
         "failed_forgotten": clock.to_micros(now - policy.unacknowledged_max_age(failed=True)),
     }

@@ -17,7 +17,7 @@ from vp_queue import config, missions, tools
 from vp_queue.contracts import Status
 from vp_queue.keeper import retention as keeping
 from vp_queue.keeper.retention import Scope, Sweep, Sweeper, Swept
-from vp_queue.ledger import database
+from vp_queue.ledger import database, deliveries, queries, retention
 from vp_queue.ledger.models import IdempotencyKey, Mission, PrunedWorkspace
 
 
@@ -110,10 +110,22 @@ def test_what_a_reader_has_not_acknowledged_stays_until_it_has(ready: Home) -> N
     assert left() == set()
 
 
+def test_what_nobody_has_been_told_of_because_the_keeper_was_down_stays(ready: Home) -> None:
+    with database.write_transaction() as tx:
+        deliveries.introduce(tx, "webhook-x", "https://hooks.example")
+    ended = mission(31 * DAY)
+    sweep()
+    assert left() == {ended}
+    with database.read_transaction():
+        assert retention.last_reader() == "webhook-x"
+    with database.write_transaction() as tx:
+        deliveries.enqueue(tx, "webhook-x", (), queries.newest_seq())
+    sweep()
+    assert left() == set()
+
+
 def test_without_asking_the_readers_it_would_have_gone(ready: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     """The negative control."""
-    from vp_queue.ledger import retention
-
     mission(31 * DAY)
     acknowledged_up_to("simone", None)
     monkeypatch.setattr(retention, "_bounds", retention._bounds)
@@ -124,8 +136,6 @@ def test_without_asking_the_readers_it_would_have_gone(ready: Home, monkeypatch:
 
 def test_without_the_hour_of_grace_it_would_have_gone(ready: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     """The negative control; the rule itself is among those of the ledger's tests."""
-    from vp_queue.ledger import retention
-
     ready.configure(more="[retention]\nmax_age_days = 0.001\n")
     mission(0.5 * HOUR)
     sweep()
@@ -167,8 +177,6 @@ def test_a_key_that_went_with_its_mission_would_run_the_work_again(
     ready: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The negative control."""
-    from vp_queue.ledger import retention
-
     mission(31 * DAY, key="poem")
     monkeypatch.setattr(retention, "_KEY_PRUNED", retention._KEY_PRUNED)
     mutants.apply("forgets-pruned-keys")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import Final
 
 from vp_queue import config
@@ -25,9 +26,9 @@ class FollowedSettings:
         self._complaint: str | None = None
 
     def current(self) -> Settings:
-        """The settings in force; while the file cannot be read, those that were."""
+        """The settings in force; while the file cannot be read, or is gone, or empty, those that were."""
         try:
-            now = config.load()
+            now = self._read()
         except ConfigurationError as error:
             if error.message != self._complaint:
                 logger.warning("%s goes on with the settings that were: %s", self._what, error.message)
@@ -38,3 +39,21 @@ class FollowedSettings:
         if places == (self._settings.database_path, self._settings.workspaces_root):
             self._settings = now
         return self._settings
+
+    def _read(self) -> Settings:
+        """The file, unless it is as it is for a moment while somebody writes it: all would count as default then.
+
+        Raises:
+            ConfigurationError: it cannot be read, or holds nothing where it held something.
+        """
+        if self._settings.config_exists:
+            path = self._settings.config_path
+            try:
+                is_empty = os.stat(path).st_size == 0
+            except FileNotFoundError:
+                is_empty = True
+            except OSError as error:
+                raise ConfigurationError(f"cannot read {path}: {error.strerror}", file=str(path)) from None
+            if is_empty:
+                raise ConfigurationError(f"{path} is gone or empty; for the defaults, restart the keeper")
+        return config.load()

@@ -112,7 +112,8 @@ def _post(notify: Notify, notice: Notice, headers: Mapping[str, str]) -> Outcome
             return _judged(response)
     except httpx.TimeoutException:
         return Again(f"no answer within {notify.timeout_seconds:g} s")
-    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
+    # ImportError: the environment names a SOCKS proxy, and the package for it is not installed.
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, ImportError) as error:
         return Again(f"no connection: {shown(str(error) or type(error).__name__)}")
 
 

@@ -96,6 +96,16 @@ def test_what_is_meant_for_this_machine_goes_to_no_proxy(hooked: Receiver, monke
         assert proxy.received == []
 
 
+def test_a_proxy_that_cannot_be_used_is_said_and_not_called_a_slow_receiver(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "socks5://127.0.0.1:1")
+    outcome = Webhook().send(
+        Notify(url="https://hooks.invalid/path", secret_env=VARIABLE), a_notice("vp.x"), ENVIRONMENT
+    )
+    assert isinstance(outcome, Again)
+    assert outcome.error.startswith("no connection: ")
+
+
 def test_nothing_is_sent_unsigned(hooked: Receiver) -> None:
     outcome = told(hooked, status(200), environment={})
     assert outcome == Again(f"not sent: {VARIABLE} is not set in the keeper's environment")

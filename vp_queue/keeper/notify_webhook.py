@@ -10,10 +10,12 @@ import base64
 import binascii
 import hashlib
 import hmac
+import html
 import logging
 import threading
 from collections.abc import Mapping
 from typing import Final
+from urllib.parse import unquote, urlsplit
 
 import httpx
 
@@ -109,7 +111,7 @@ def _post(notify: Notify, notice: Notice, headers: Mapping[str, str]) -> Outcome
             httpx.Client(timeout=notify.timeout_seconds, follow_redirects=False, trust_env=proxies) as client,
             client.stream("POST", notify.url, content=notice.body, headers=dict(headers)) as response,
         ):
-            return _judged(response)
+            return _judged(response, notify.url)
     except httpx.TimeoutException:
         return Again(f"no answer within {notify.timeout_seconds:g} s")
     # ImportError: the environment names a SOCKS proxy, and the package for it is not installed.
@@ -117,11 +119,11 @@ def _post(notify: Notify, notice: Notice, headers: Mapping[str, str]) -> Outcome
         return Again(f"no connection: {shown(str(error) or type(error).__name__)}")
 
 
-def _judged(response: httpx.Response) -> Outcome:
+def _judged(response: httpx.Response, url: str) -> Outcome:
     status = response.status_code
     if response.is_success:
         return Given()
-    said = f"the receiver answered {status}{_explanation(response)}"
+    said = f"the receiver answered {status}{_explanation(response, url)}"
     if status >= 500 or status in PASSING_STATUSES:
         return Again(said, retry_after_seconds(response.headers.get("retry-after")))
     if 300 <= status < 400:
@@ -129,8 +131,8 @@ def _judged(response: httpx.Response) -> Outcome:
     return Refused(said)
 
 
-def _explanation(response: httpx.Response) -> str:
-    """The beginning of what it says; as much as is there, and bounded."""
+def _explanation(response: httpx.Response, url: str) -> str:
+    """The beginning of what it says; as much as is there, bounded, and without the address, which many repeat."""
     raw = b""
     try:
         for piece in response.iter_raw():
@@ -139,5 +141,10 @@ def _explanation(response: httpx.Response) -> str:
                 break
     except httpx.HTTPError:
         pass  # the status is known, however the explanation breaks off
-    text = shown(raw[:ANSWER_BYTES].decode("utf-8", "replace"), EXPLANATION_CHARS)
+    said = raw[:ANSWER_BYTES].decode("utf-8", "replace")
+    parts = urlsplit(url)
+    for secret in (parts.path, unquote(parts.path), parts.query, unquote(parts.query)):
+        if len(secret) > 1:
+            said = said.replace(secret, "…").replace(html.escape(secret), "…")
+    text = shown(said, EXPLANATION_CHARS)
     return f": {text}" if text else ""

@@ -96,6 +96,11 @@ def test_what_is_meant_for_this_machine_goes_to_no_proxy(hooked: Receiver, monke
         assert proxy.received == []
 
 
+def test_an_answer_that_repeats_the_address_is_kept_without_it(hooked: Receiver) -> None:
+    outcome = told(hooked, status(404, f"Cannot POST {receiver.PATH}, http://x{receiver.PATH}".encode()))
+    assert outcome == Refused("the receiver answered 404: Cannot POST …, http://x…")
+
+
 def test_a_proxy_that_cannot_be_used_is_said_and_not_called_a_slow_receiver(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "socks5://127.0.0.1:1")

@@ -116,8 +116,10 @@ class Notifier:
             self._stop.set()
             self._changes.wake()
             deadline = clock.monotonic() + STOP_SECONDS
-            for thread in (self._thread, *(s.thread for s in self._served.values() if s.thread is not None)):
-                thread.join(max(0.0, deadline - clock.monotonic()))
+            self._thread.join(max(0.0, deadline - clock.monotonic()))
+            for served in list(self._served.values()):  # only now: until it ended it could begin to tell another
+                if served.thread is not None:
+                    served.thread.join(max(0.0, deadline - clock.monotonic()))
 
     def _run(self) -> None:
         try:

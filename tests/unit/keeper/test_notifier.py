@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 
@@ -12,13 +14,14 @@ from tests.ended import DAY, at_age, mission
 from tests.harness import CODER, GENERAL, Home, ok, until
 from tests.receiver import Receiver, listening, status
 from vp_queue import config, missions, tools
-from vp_queue.config_notify import Notify
+from vp_queue.config_notify import Notify, Sink
 from vp_queue.contracts import DeliveryState, limits
 from vp_queue.keeper import notifier
 from vp_queue.keeper.notifier import Notifier
 from vp_queue.ledger import database, deliveries
 
 NOW = timedelta(0)
+SINK = Sink("command", '["true"]', "true")
 Look = Callable[[], None]
 
 
@@ -266,3 +269,23 @@ def test_an_event_that_was_pruned_before_it_was_told_is_given_up(home: Home, hoo
 
     until(given_up, "it is given up")
     assert dead() == [("mission.completed", deliveries.PRUNED)]
+
+
+# --- the keeper's threads ---------------------------------------------------------------------------
+
+
+def test_who_began_to_be_told_as_the_keeper_was_told_to_stop_is_waited_for(home: Home) -> None:
+    missions.ready()
+    ended = threading.Event()
+
+    class Late(Notifier):
+        def _run(self) -> None:
+            self._stop.wait()
+            time.sleep(0.1)
+            telling = threading.Timer(0.1, ended.set)
+            telling.start()
+            self._served["late"] = notifier._Served(notifier.Teller(SINK, home.path, self._stop.is_set), telling)
+
+    with Late(config.load()).running():
+        pass
+    assert ended.is_set()

@@ -144,15 +144,31 @@ def test_a_reader_outlives_the_process_that_reads() -> None:
     assert seqs(read()) == [3]
 
 
-def test_the_gap_that_a_restored_backup_leaves_was_not_pruned(home: Home, tmp_path: Path) -> None:
+def restored(home: Home, folder: Path) -> None:
+    """A mission, a backup, another mission, and the backup restored."""
     over()
-    backup.write(home.database, tmp_path / "backup.db", replace=False)
+    backup.write(home.database, folder / "backup.db", replace=False)
     over()
     forget_ledger()
     copy = home.path / "copy.db"
-    restore.stage(tmp_path / "backup.db", copy)
+    restore.stage(folder / "backup.db", copy)
     restore.install(copy, home.database, in_use_too=True)
     missions.ready()
+
+
+def test_a_restored_gap_does_not_count_for_a_reader_that_kept_a_seq_which_the_backup_does_not_know(
+    home: Home, tmp_path: Path
+) -> None:
+    restored(home, tmp_path)
+    page = read(acknowledge=6)
+    assert (page["events"], page["pruned"]) == ([], 0)
+    over()
+    page = read(acknowledge=6)
+    assert (len(page["events"]), page["pruned"]) == (3, 0)
+
+
+def test_the_gap_that_a_restored_backup_leaves_was_not_pruned(home: Home, tmp_path: Path) -> None:
+    restored(home, tmp_path)
     over()
     page = read()
     assert (len(page["events"]), page["events"][3]["seq"] > queries.RESTORED_GAP, page["pruned"]) == (6, True, 0)

@@ -24,7 +24,7 @@ from mcp.client.streamable_http import streamable_http_client
 
 from tests.harness import BIN, Home, ok, shell, until
 from tests.mcp_waits import watch_waits
-from vp_queue import missions, tools
+from vp_queue import missions_inbox, tools
 from vp_queue.errors import ConfigurationError
 from vp_queue.mcp import access, calls, http
 
@@ -308,16 +308,16 @@ def test_a_client_that_goes_away_from_its_inbox_leaves_no_thread(
 ) -> None:
     mission_id = shell("true")["mission_id"]
     seq = ok(tools.vp_read_events(reader="simone"))["last_seq"]
-    after, looking = missions.events_after, threading.Event()
+    found, looking = missions_inbox.found_in_feed, threading.Event()
 
     def watched(*given: Any, **more: Any) -> Any:
         looking.set()
         try:
-            return after(*given, **more)
+            return found(*given, **more)
         finally:
             looking.clear()
 
-    monkeypatch.setattr(missions, "events_after", watched)
+    monkeypatch.setattr(missions_inbox, "found_in_feed", watched)
     with serving_here() as port:
         body, headers = wait_request(era, port, mission_id)
         body["params"] |= {

@@ -1,7 +1,7 @@
-"""Peewee models of the ledger's tables, and the triggers that guard them.
+"""Peewee models of the ledger's tables.
 
-The schema a user gets is made by ``migrations``; these models must equal it, and a test compares the
-two, triggers included. Instants are integer microseconds since 1970 and read back as *aware*
+The schema a user gets is made by ``migrations``; these models and ``triggers`` must equal it, and a test compares
+the two. Instants are integer microseconds since 1970 and read back as *aware*
 datetimes on every back end (the earlier system's list crashed on naive minus aware).
 """
 
@@ -28,7 +28,7 @@ from peewee import (
 from playhouse.sqlite_ext import AutoIncrementField
 
 from vp_queue import clock
-from vp_queue.contracts import EDGES, ONCE_PER_ATTEMPT, TERMINAL_EVENTS, DeliveryState, Outcome, Status, WorkerState
+from vp_queue.contracts import ONCE_PER_ATTEMPT, TERMINAL_EVENTS, DeliveryState, Outcome, Status, WorkerState
 
 database_proxy = DatabaseProxy()
 # Made once: json.dumps would make a new encoder each time.
@@ -118,6 +118,7 @@ class Mission(LedgerModel):
     objective = TextField()
     # On disk, measured once after the end. Last, as ALTER TABLE puts it; read from vp_mission_ended.
     workspace_bytes = BigIntegerField(null=True)
+    trace_context = TextField(null=True)  # the W3C traceparent of the span that dispatched it
 
     class Meta:
         table_name = "vp_mission"
@@ -158,6 +159,8 @@ Mission.add_index(
     where=SQL("finished_at IS NOT NULL AND workspace_bytes IS NULL"),
     name="vp_mission_unmeasured",
 )
+# Who was retried, and by whom.
+Mission.add_index(Mission.retry_of, where=SQL("retry_of IS NOT NULL"), name="vp_mission_retry_of")
 
 
 class IdempotencyKey(LedgerModel):
@@ -373,6 +376,32 @@ class Delivery(LedgerModel):
         constraints = (Check("(state = 'dead') = (died_at IS NOT NULL)"),)
 
 
+class Tally(LedgerModel):
+    """What was counted for a VP on a UTC day; it outlives the missions that were counted."""
+
+    vp_id = TextField()
+    day = IntegerField()  # since 1970
+    measure = TextField()
+    value = FloatField()
+
+    class Meta:
+        table_name = "vp_tally"
+        primary_key = CompositeKey("vp_id", "day", "measure")
+        without_rowid = True
+
+
+class Seen(LedgerModel):
+    """A failed mission that a person has looked at and wants to be reminded of no more."""
+
+    mission_id: str
+    mission = ForeignKeyField(Mission, primary_key=True, on_delete="CASCADE")
+    seen_at = InstantField()
+    seen_by = TextField()
+
+    class Meta:
+        table_name = "vp_seen"
+
+
 MODELS: Final = (
     Mission,
     IdempotencyKey,
@@ -385,32 +414,6 @@ MODELS: Final = (
     PrunedWorkspace,
     Sink,
     Delivery,
+    Tally,
+    Seen,
 )
-
-
-def _edge_condition() -> str:
-    edges = [f"(OLD.status = '{old}' AND NEW.status IN ({_words(news)}))" for old, news in EDGES.items()]
-    return " OR ".join(edges)
-
-
-# The last line of defence: a status outside the state machine, a changed terminal mission or an
-# edited event is refused by the database itself, whatever code asks for it.
-SQLITE_TRIGGERS: Final = {
-    "vp_mission_edge": (
-        "CREATE TRIGGER vp_mission_edge BEFORE UPDATE OF status ON vp_mission "
-        f"WHEN NEW.status <> OLD.status AND NOT ({_edge_condition()}) "
-        "BEGIN SELECT RAISE(ABORT, 'no such status change'); END"
-    ),
-    "vp_mission_born_queued": (
-        "CREATE TRIGGER vp_mission_born_queued BEFORE INSERT ON vp_mission WHEN NEW.status <> 'queued' "
-        "BEGIN SELECT RAISE(ABORT, 'a mission begins queued'); END"
-    ),
-    "vp_mission_attempt_rises": (
-        "CREATE TRIGGER vp_mission_attempt_rises BEFORE UPDATE OF attempt ON vp_mission "
-        "WHEN NEW.attempt < OLD.attempt BEGIN SELECT RAISE(ABORT, 'attempt numbers only rise'); END"
-    ),
-    "vp_event_immutable": (
-        "CREATE TRIGGER vp_event_immutable BEFORE UPDATE ON vp_event "
-        "BEGIN SELECT RAISE(ABORT, 'events never change'); END"
-    ),
-}

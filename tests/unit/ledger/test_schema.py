@@ -20,7 +20,7 @@ from tests.harness import Home, refused
 from vp_queue import tools
 from vp_queue.contracts import EDGES, ONCE_PER_ATTEMPT, TERMINAL, TERMINAL_EVENTS, Status
 from vp_queue.errors import LedgerUnavailable
-from vp_queue.ledger import database, models, schema
+from vp_queue.ledger import database, models, schema, triggers
 
 ROOT = Path(__file__).resolve().parents[3]
 HUEYS = ("task", "schedule", "kv", "counter")
@@ -48,7 +48,7 @@ def from_the_models(path: Path) -> database.LedgerDatabase:
     made = database.LedgerDatabase(str(path))
     with made.bind_ctx(models.MODELS):
         made.create_tables(models.MODELS, safe=False)
-    for statement in models.SQLITE_TRIGGERS.values():
+    for statement in triggers.SQLITE_TRIGGERS.values():
         made.execute_sql(statement)
     return made
 
@@ -62,7 +62,7 @@ def test_the_migrated_schema_is_that_of_the_models(ledger: database.Ledger, tmp_
 
 def test_the_comparison_sees_a_trigger_that_was_dropped(ledger: database.Ledger, tmp_path: Path) -> None:
     fresh = from_the_models(tmp_path / "fresh.db")
-    for name in models.SQLITE_TRIGGERS:
+    for name in triggers.SQLITE_TRIGGERS:
         before = schema.description(fresh)
         fresh.execute_sql(f"DROP TRIGGER {name}")
         assert schema.description(fresh) != before
@@ -71,7 +71,7 @@ def test_the_comparison_sees_a_trigger_that_was_dropped(ledger: database.Ledger,
 
 def test_every_trigger_and_guarding_index_is_in_the_migrated_schema(ledger: database.Ledger) -> None:
     described = "\n".join(schema.description(ledger.db))
-    for name in (*models.SQLITE_TRIGGERS, "vp_event_one_terminal", "vp_event_once_per_attempt", "vp_attempt_running"):
+    for name in (*triggers.SQLITE_TRIGGERS, "vp_event_one_terminal", "vp_event_once_per_attempt", "vp_attempt_running"):
         assert f" {name}:" in described
 
 
@@ -364,7 +364,7 @@ def test_a_migration_that_was_killed_half_way_is_done_again(tmp_path: Path) -> N
     )
     assert subprocess.run([sys.executable, "-c", script, str(path)], cwd=ROOT).returncode == -9
     ledger = database.open_ledger(path)
-    assert set(models.SQLITE_TRIGGERS) <= {
+    assert set(triggers.SQLITE_TRIGGERS) <= {
         name for (name,) in ledger.db.execute_sql("SELECT name FROM sqlite_master WHERE type = 'trigger'")
     }
 

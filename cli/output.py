@@ -1,18 +1,14 @@
 """What every command shares: answers as JSON or for people, and text that cannot play tricks on a terminal.
 
-Objectives, results, messages, logs and file names come from missions and are not trusted: escape
-sequences, control characters and bidirectional overrides go before anything is printed, and rich's
-markup is never applied to them.
+What missions say goes through ``wording.clean`` before anything is printed, and rich's markup is never applied to it.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import sys
-import unicodedata
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -20,9 +16,41 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from vp_queue import clock, errors
+from vp_queue.wording import cells, clean, duration, excerpt, line, size
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+__all__ = [
+    "INDENT",
+    "LONGEST_LINE",
+    "NOT_COMPLETED",
+    "SLIMMEST_WIDTH",
+    "STATUS_STYLES",
+    "USUAL_WIDTH",
+    "WAIT_TIMED_OUT",
+    "ToolFailed",
+    "age",
+    "can_redraw",
+    "cells",
+    "checked",
+    "clean",
+    "console",
+    "disk_line",
+    "duration",
+    "excerpt",
+    "exit_code",
+    "failure",
+    "headed",
+    "instant",
+    "json_option",
+    "line",
+    "line_width",
+    "outcome_code",
+    "print_json",
+    "size",
+    "width",
+]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -34,15 +62,6 @@ SLIMMEST_WIDTH: Final = 20
 LONGEST_LINE: Final = 400
 INDENT: Final = "    "
 
-_ESCAPES: Final = re.compile(
-    r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)"  # OSC: titles, links, clipboard
-    r"|\x1b[PX^_].*?\x1b\\"  # DCS, SOS, PM, APC
-    r"|[\x1b\x9b]\[?[0-?]*[ -/]*[@-~]",  # CSI and the short ones
-    re.DOTALL,
-)
-# Directional embeddings, overrides and isolates ("Trojan Source"), and marks that only reorder.
-_BIDI: Final = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-_HIDDEN_CATEGORIES: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 STATUS_STYLES: Final = {
     "queued": "cyan",
     "running": "blue",
@@ -116,42 +135,6 @@ def outcome_code(mission: dict[str, Any], timed_out: bool) -> int:
 # --- text ---------------------------------------------------------------------------------------
 
 
-def clean(text: object) -> str:
-    """Text that may stand on a terminal; line breaks and tabs stay."""
-    plain = _ESCAPES.sub("", str(text).replace("\r\n", "\n").replace("\r", "\n"))
-    return "".join(
-        c for c in plain if c in "\n\t" or (unicodedata.category(c) not in _HIDDEN_CATEGORIES and c not in _BIDI)
-    )
-
-
-def cells(text: str) -> int:
-    """How many cells of a terminal a text takes: two for a wide character, none for a combining one."""
-    if text.isascii():
-        return len(text)
-    from rich.cells import cell_len
-
-    return cell_len(text)
-
-
-def line(text: object, width: int = 200) -> str:
-    """Clean text on one line, shortened to so many cells."""
-    # What cannot be shown anyway is not measured: an objective may have 100,000 characters.
-    flat = " ".join(clean(str(text)[: 50 * width]).split())
-    if cells(flat) <= width:
-        return flat
-    if flat.isascii():
-        return flat[: width - 1] + "…"
-    from rich.cells import set_cell_size
-
-    return set_cell_size(flat, width - 1).rstrip(" ") + "…"
-
-
-def excerpt(text: str, chars: int) -> str:
-    """The beginning of a text, and how much was left out."""
-    left = len(text) - chars
-    return text if left <= 0 else f"{text[:chars].rstrip()} … ({left:,} more characters; --json has them all)"
-
-
 def headed(head: str, text: object) -> str:
     """A line of a feed; where the terminal is too narrow for both, the text goes below its head."""
     limit = line_width()
@@ -174,29 +157,6 @@ def age(text: str | None) -> str:
     if text is None:
         return "–"
     return duration((clock.now() - datetime.fromisoformat(text)).total_seconds())
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds for people: 3.2s, 4m10s, 2h05m, 3d04h."""
-    if seconds is None:
-        return "–"
-    if seconds < 10:
-        return f"{max(0.0, seconds):.1f}s"
-    whole = int(seconds)
-    for size, unit, below, small in ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "m"), (60, "m", 1, "s")):
-        if whole >= size:
-            return f"{whole // size}{unit}{whole % size // below:02d}{small}"
-    return f"{whole}s"
-
-
-def size(count: int) -> str:
-    """Bytes for people."""
-    amount = float(count)
-    for unit in ("B", "KiB", "MiB"):
-        if amount < 1024:
-            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
-        amount /= 1024
-    return f"{amount:.1f} GiB"
 
 
 def disk_line(disk: dict[str, Any]) -> str:

@@ -22,6 +22,7 @@ LAYERS = {
     "vp_queue.errors": 0,
     "vp_queue.clock": 0,
     "vp_queue.code_digest": 0,
+    "vp_queue.wording": 0,
     "vp_queue.prompt_rule": 0,
     "vp_queue.contracts": 0,
     "vp_queue.config": 1,

@@ -1,0 +1,81 @@
+"""The dashboard's pages of the whole: overview, VPs, action log. Missions have files of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlencode
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from vp_queue import missions
+from vp_queue.web import pages
+
+Form = dict[str, str]
+Change = Callable[[Request, Form], Response]
+
+
+def routes() -> list[BaseRoute]:
+    """All pages."""
+    return [
+        Route("/vps", vps),
+        Route("/vps/{vp_id}", vp),
+        Route("/vps/{vp_id}/pause", change(pause), methods=["POST"]),
+        Route("/vps/{vp_id}/drain", change(drain), methods=["POST"]),
+        Route("/vps/{vp_id}/resume", change(resume), methods=["POST"]),
+    ]
+
+
+def change(made: Change) -> Callable[[Request], Any]:
+    """The endpoint of a form: its fields are read here, the rest is done in a thread."""
+
+    async def endpoint(request: Request) -> Response:
+        form = await request.form()
+        fields = {name: value for name, value in form.items() if isinstance(value, str)}
+        return await run_in_threadpool(made, request, fields)
+
+    return endpoint
+
+
+def back_to(address: str, note: str, **parameters: str) -> Response:
+    """To a page that says what was done; 303, so that reloading it does nothing twice."""
+    mark = "&" if "?" in address else "?"
+    return RedirectResponse(f"{address}{mark}{urlencode({'note': note, **parameters})}", status_code=303)
+
+
+def vps(request: Request) -> Response:
+    """The roster."""
+    return pages.render(request, "vps.html", section="/vps", vps=missions.vps().vps)
+
+
+def vp(request: Request) -> Response:
+    """One VP: profile, workers, and the switches."""
+    vp_id = request.path_params["vp_id"]
+    found = missions.vp(vp_id)
+    profile = missions.ready().profile(vp_id)
+    return pages.render(request, "vp.html", section="/vps", vp=found, profile=profile)
+
+
+def pause(request: Request, form: Form) -> Response:
+    """Take nothing more from its queue."""
+    missions.pause(request.path_params["vp_id"], form.get("reason") or None)
+    return _back_to_vp(request, "paused")
+
+
+def drain(request: Request, form: Form) -> Response:
+    """Let it finish what runs."""
+    missions.drain(request.path_params["vp_id"], form.get("reason") or None)
+    return _back_to_vp(request, "draining")
+
+
+def resume(request: Request, form: Form) -> Response:
+    """Take from its queue again."""
+    missions.resume(request.path_params["vp_id"])
+    return _back_to_vp(request, "resumed")
+
+
+def _back_to_vp(request: Request, note: str) -> Response:
+    return back_to(f"/vps/{request.path_params['vp_id']}", note)

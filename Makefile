@@ -109,7 +109,7 @@ COMPILE = CUSTOM_COMPILE_COMMAND="make lock" $(VENV)/lock/bin/python -m piptools
 lock: $(STAMP) ## pin requirements/*.txt and the agent hosts anew, from pyproject.toml and tests/hosts/package.json
 	@$(PYTHON) -m venv $(VENV)/lock
 	@$(VENV)/lock/bin/python -m pip --disable-pip-version-check install --quiet 'pip-tools>=7.5'
-	$(COMPILE) --extra dev --allow-unsafe --output-file requirements/dev.txt pyproject.toml
+	$(COMPILE) --extra dev --extra otel --allow-unsafe --output-file requirements/dev.txt pyproject.toml
 	$(COMPILE) --extra hosts --unsafe-package vp-queue --constraint requirements/dev.txt \
 	  --output-file requirements/hosts.txt pyproject.toml
 	cd tests/hosts && npm install --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts --no-audit \

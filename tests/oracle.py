@@ -77,6 +77,7 @@ def check_rows(connection: Any, acknowledged: Iterable[str] | None = None) -> di
         assert mission_id in missions, f"acknowledged mission {mission_id} is lost"
     _check_events(connection, missions)
     _check_attempts(connection, missions)
+    _check_tally(connection)
     return missions
 
 
@@ -107,6 +108,31 @@ def _check_attempts(connection: Any, missions: dict[str, str]) -> None:
     for mission_id, count in running.fetchall():
         assert count == 1, f"{mission_id} has {count} running attempts"
         assert missions[mission_id] in ("running", "needs_input"), f"{mission_id} has a stray running attempt"
+
+
+def _check_tally(connection: Any) -> None:
+    """What was counted is what is there; where retention removed something, no less than that."""
+    first_to_last = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'vp_event'").fetchone() or (0,)
+    there = connection.execute("SELECT COUNT(*) FROM vp_event").fetchone()
+    for kind, rows in (
+        ("event", "SELECT vp_id, 'event:' || type, COUNT(*) FROM vp_event GROUP BY 1, 2"),
+        (
+            "attempt",
+            "SELECT m.vp_id, 'attempt:' || a.outcome, COUNT(*) FROM vp_attempt AS a "
+            "JOIN vp_mission AS m ON m.id = a.mission_id WHERE a.outcome <> 'running' GROUP BY 1, 2",
+        ),
+    ):
+        found = {(vp_id, measure): count for vp_id, measure, count in connection.execute(rows).fetchall()}
+        counted = {
+            (vp_id, measure): value
+            for vp_id, measure, value in connection.execute(
+                "SELECT vp_id, measure, SUM(value) FROM vp_tally WHERE measure LIKE ? GROUP BY 1, 2", (f"{kind}:%",)
+            ).fetchall()
+        }
+        less = {key: (counted.get(key, 0), count) for key, count in found.items() if counted.get(key, 0) < count}
+        assert less == {}, f"counted less than there is: {less}"
+        if there == first_to_last:  # nothing was ever removed
+            assert counted == found, f"counted {counted}, but there is {found}"
 
 
 def _check_processes(missions: dict[str, str]) -> None:

@@ -54,13 +54,14 @@ def statements(act: Callable[[], object]) -> list[str]:
     return list(dict.fromkeys(ran))  # each trigger is told as its statement once more
 
 
-def test_a_dispatch_is_three_inserts_and_nothing_else_under_the_write_lock(settled: Home) -> None:
+def test_a_dispatch_is_three_inserts_and_a_count_and_nothing_else_under_the_write_lock(settled: Home) -> None:
     dispatch()
     assert statements(dispatch) == [
         "BEGIN immediate",
         "INSERT INTO task",
         'INSERT INTO "vp_mission"',
         'INSERT INTO "vp_event"',
+        "INSERT INTO vp_tally",
         "COMMIT",
     ]
 

@@ -65,6 +65,7 @@ SETTLED_SECONDS: Final = 3_600.0  # nothing is pruned sooner after its end
 PRUNED_KEY_DAYS: Final = 30
 VP_EVENTS_KEPT: Final = 10_000
 MEASURED_ENTRIES: Final = 1_000_000
+TALLY_DAYS: Final = 92  # each on its own; what was counted before is kept as one sum
 
 # Notifications
 DELIVERIES_PENDING: Final = 10_000  # of one sink; the oldest are given up first

@@ -3,7 +3,7 @@
     folders    those of missions pruned earlier that a crash or an obstacle left
     sizes      the workspaces of ended missions, each measured once
     missions   what :func:`vp_queue.ledger.retention.expendable` names: rows first, folders after
-    rest       old events of no mission, idempotency keys of missions pruned long ago
+    rest       old events of no mission, idempotency keys of missions pruned long ago, tallies of days long ago
 
 The ledger is written in transactions of milliseconds with a longer pause after each, so that a dispatch mostly meets
 a free lock; the keeper does all of this in a thread of its own, so that a slow disk holds up no rescue. Two that
@@ -223,11 +223,13 @@ class Sweep:
             with database.read_transaction() as now:
                 seqs = retention.old_vp_events(now, self._settings.retention, PAGE)
                 keys = retention.old_keys(now, PAGE)
-            if not seqs and not keys:
+                old_tallies = retention.old_tallies(now)
+            if not (seqs or keys or old_tallies):
                 return
-            with database.write_transaction():
+            with database.write_transaction() as tx:
                 retention.delete_vp_events(seqs)
                 retention.delete_keys(keys)
+                retention.fold_tallies(tx.now)
             self._pause(PAUSE_SECONDS)
 
 

@@ -31,7 +31,7 @@ from playhouse.cysqlite_ext import CySqliteDatabase
 from vp_queue import clock
 from vp_queue.contracts import limits
 from vp_queue.errors import LedgerUnavailable
-from vp_queue.ledger import forks, models, schema
+from vp_queue.ledger import forks, models, schema, tally
 from vp_queue.ledger.trouble import DRIVER_ERRORS, corrupt, is_busy, translated_errors
 
 logger = logging.getLogger("vp_queue.ledger")
@@ -110,6 +110,11 @@ class Transaction:
 
     now: datetime
     events: list[dict[str, Any]] = field(default_factory=list)
+    counts: tally.Counts = field(default_factory=dict)
+
+    def count(self, vp_id: str, measure: str, value: float = 1) -> None:
+        """Add to a tally when this commits; ``tally`` has the measures."""
+        self.counts[vp_id, measure] = self.counts.get((vp_id, measure), 0) + value
 
 
 CommitObserver = Callable[[list[dict[str, Any]]], None]
@@ -283,6 +288,8 @@ def write_transaction(*, synced: bool = True) -> Iterator[Transaction]:
         with _staying_with(ledger), _begun(ledger) if synced else _begun_unsynced(ledger):
             transaction = Transaction(now=clock.now())
             yield transaction
+            if transaction.counts:
+                tally.write(ledger.db.connection(), transaction.counts, transaction.now)
         if ledger.db.log_is_another():
             raise LedgerUnavailable(
                 f"The log of {ledger.path} was removed while this was written; it may be lost. Something opens the "

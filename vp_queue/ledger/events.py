@@ -8,6 +8,7 @@ from vp_queue.contracts import EventType, limits
 from vp_queue.ledger.database import Transaction
 from vp_queue.ledger.models import Event, JsonText, Mission, as_json
 from vp_queue.ledger.statements import Insertion
+from vp_queue.ledger.tally import EVENT
 
 _INSERT: Final = Insertion(Event)
 
@@ -55,6 +56,7 @@ def _record(
     row["seq"] = _INSERT.insert(**{**row, "data": JsonText(text)})
     row["mission_id"] = row.pop("mission")
     transaction.events.append(row)
+    transaction.count(vp_id, EVENT[event_type])
 
 
 def _bounded(data: dict[str, Any]) -> tuple[dict[str, Any], str]:

@@ -25,6 +25,7 @@ from vp_queue.ledger import database
 from vp_queue.ledger.database import Transaction
 from vp_queue.ledger.models import Event, IdempotencyKey, Inbox, Mission, PrunedWorkspace, Sink, Worker
 from vp_queue.ledger.statements import Change, Insertion, slot
+from vp_queue.ledger.tally import day_of
 
 SETTLED: Final = timedelta(seconds=limits.SETTLED_SECONDS)
 PAGE: Final = 500
@@ -373,6 +374,29 @@ def delete_keys(keys: list[tuple[str, str]]) -> int:
         .execute()
         for vp_id, key in keys
     )
+
+
+def old_tallies(now: datetime) -> bool:
+    """Whether days older than ``limits.TALLY_DAYS`` are still tallied each on its own. Reads only."""
+    return bool(
+        _execute("SELECT EXISTS (SELECT 1 FROM vp_tally WHERE day > 0 AND day < ?)", (_first_day(now),)).fetchone()[0]
+    )
+
+
+def fold_tallies(now: datetime) -> None:
+    """Add those days up in day 0: sums since ever stay what they are."""
+    old = {"first": _first_day(now)}
+    _execute(
+        "INSERT INTO vp_tally (vp_id, day, measure, value) SELECT vp_id, 0, measure, SUM(value) FROM vp_tally "
+        "WHERE day > 0 AND day < :first GROUP BY vp_id, measure "
+        "ON CONFLICT (vp_id, day, measure) DO UPDATE SET value = vp_tally.value + excluded.value",
+        old,
+    )
+    _execute("DELETE FROM vp_tally WHERE day > 0 AND day < :first", old)
+
+
+def _first_day(now: datetime) -> int:
+    return day_of(now) - limits.TALLY_DAYS
 
 
 def _execute(sql: str, parameters: Any = ()) -> Any:

@@ -19,7 +19,7 @@ from peewee import fn
 
 from vp_queue import clock
 from vp_queue.contracts import EXECUTING, FINAL_FAILURES, TERMINAL, EventType, FailureCode, Outcome, Status
-from vp_queue.ledger import transitions_sql
+from vp_queue.ledger import tally, transitions_sql
 from vp_queue.ledger.database import Transaction
 from vp_queue.ledger.events import record_mission_event
 from vp_queue.ledger.models import Artifact, Attempt, Mission
@@ -89,9 +89,12 @@ def claim(
         lease_seconds: how long the lease holds without a heartbeat.
         workspace: where the attempt will work; nothing is made there before this is committed.
     """
+    # The claim clears due_at; of a first attempt not_before tells the same, without another read.
+    due_at = Mission.select(Mission.due_at).where(Mission.id == mission_id).scalar() if attempt > 1 else None
     mission = transitions_sql.CLAIM.row(id=mission_id, attempt=attempt, attempt_before=attempt - 1, now=tx.now)
     if mission is None:
         return None
+    tally.claimed(tx, mission.vp_id, max(mission.queued_at, due_at or mission.not_before or AT_ONCE))
     token = clock.new_token()
     transitions_sql.INSERT_ATTEMPT.insert(
         mission=mission_id,
@@ -366,10 +369,10 @@ def _ended(
     failure: dict[str, Any] | None,
     **facts: Any,
 ) -> Mission | None:
-    """Close the attempt, note its artifacts, and record the event."""
+    """Close the attempt, count it, note its artifacts, and record the event."""
     if mission is None:
         return None
-    Attempt.update(
+    closed = Attempt.update(
         outcome=outcome,
         ended_at=tx.now,
         exit_code=ending.exit_code,
@@ -378,7 +381,10 @@ def _ended(
         cpu_seconds=ending.cpu_seconds,
         failure=failure,
         usage=ending.usage,
-    ).where(Attempt.mission == claim.mission_id, Attempt.number == claim.attempt).execute()
+    ).where(Attempt.mission == claim.mission_id, Attempt.number == claim.attempt)
+    [attempt] = closed.returning(Attempt.started_at).execute()
+    code = failure["code"] if failure else None
+    tally.attempt_ended(tx, mission.vp_id, attempt.started_at, outcome, event, code, ending.usage)
     rows = [{"mission": claim.mission_id, "attempt": claim.attempt, **artifact} for artifact in ending.artifacts]
     for start in range(0, len(rows), 100):
         Artifact.insert_many(rows[start : start + 100]).execute()

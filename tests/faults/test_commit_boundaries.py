@@ -125,6 +125,12 @@ def test_control_a_key_written_by_a_second_commit_is_lost_between_the_two(home: 
     assert how_many == 2, "the repetition made a second mission"
 
 
+def test_control_a_tally_written_by_a_second_commit_misses_what_died_between_the_two(home: Home) -> None:
+    dispatched_twice(home, "dispatch:after", "failpoint,counts-after-the-commit")
+    with pytest.raises(AssertionError, match=r"counted less than there is: .*'event:mission.dispatched'\): \(0, 1\)"):
+        oracle.check(home.database, home.path / "AGENT_RUN_WORKSPACES")
+
+
 @pytest.mark.parametrize(("name", "side"), cases("cancel"))
 def test_a_canceller_killed_at_its_commit_may_simply_ask_again(home: Home, name: str, side: str) -> None:
     mission = Mission(home)

@@ -13,12 +13,13 @@ import pytest
 from tests import mutants, oracle
 from tests.ended import DAY, HOUR, acknowledged_up_to, at_age, left, many, mission, on_until_now, workspace
 from tests.harness import CODER, GENERAL, Home, ok, refused, shell, status
-from vp_queue import config, missions, tools
+from vp_queue import clock, config, missions, tools
 from vp_queue.contracts import Status
 from vp_queue.keeper import retention as keeping
 from vp_queue.keeper.retention import Scope, Sweep, Sweeper, Swept
-from vp_queue.ledger import database, deliveries, queries, retention
+from vp_queue.ledger import accounts, database, deliveries, queries, retention
 from vp_queue.ledger.models import IdempotencyKey, Mission, PrunedWorkspace
+from vp_queue.ledger.tally import day_of
 
 
 @pytest.fixture
@@ -376,6 +377,16 @@ def test_a_sweep_that_fails_is_not_the_last(
         until(lambda: left() == set(), "the third sweep prunes")
     assert "pruning failed" in caplog.text
     assert "pruning put off" in caplog.text
+
+
+def test_a_sweep_adds_up_the_tallies_of_days_long_ago(ready: Home) -> None:
+    for age in (200, 150, 3):
+        mission(age * DAY)
+    sweep()
+    with database.read_transaction() as now:
+        found = {day: accounts.tallied(day)[GENERAL]["event:mission.completed"] for day in (0, day_of(now) - 3)}
+        assert accounts.totals()[GENERAL]["event:mission.completed"] == 3
+    assert found == {0: 2, day_of(clock.now()) - 3: 1}
 
 
 def test_a_sweep_with_nothing_to_do_writes_nothing_and_is_cheap(ready: Home) -> None:

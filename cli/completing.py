@@ -61,18 +61,13 @@ def missions(*statuses: str) -> Complete:
 
     def find(_: click.Context) -> Found:
         from vp_queue.contracts import Status
-        from vp_queue.ledger import database, queries
+        from vp_queue.ledger import database, lists
 
         if not _ledger_is_there():
             return []
+        wanted = lists.Filter(statuses=[Status(status) for status in statuses] or None)
         with database.read_transaction():
-            rows, _cursor = queries.missions_page(
-                vp_id=None,
-                statuses=[Status(status) for status in statuses] or None,
-                source_session_id=None,
-                limit=OFFERED_MISSIONS,
-                cursor=None,
-            )
+            rows = lists.missions_page(wanted, OFFERED_MISSIONS).rows
         return [(row.id, f"{row.status} {row.vp_id}: {row.objective}") for row in rows]
 
     return _completer(find)

@@ -25,6 +25,7 @@ LAYERS = {
     "vp_queue.wording": 0,
     "vp_queue.prompt_rule": 0,
     "vp_queue.contracts": 0,
+    "vp_queue.origin": 0,
     "vp_queue.config": 1,
     "vp_queue.ledger": 2,
     "vp_queue.queue": 3,
@@ -47,8 +48,9 @@ LAYERS = {
 }
 # Leaves may import everything; nothing imports them but themselves.
 LEAVES = {"vp_queue.tasks", "vp_queue.cli", "vp_queue.testing"}
-# Contracts read instants, which only the clock knows, and errors need nothing. Schemas are made from the tools.
-WITHIN_A_LAYER = {("contracts", "clock"), ("contracts", "errors"), ("tool", "tools")}
+# Contracts read instants, which only the clock knows, and errors need nothing. Schemas are made from the tools. Who
+# acts is cleaned as any text is.
+WITHIN_A_LAYER = {("contracts", "clock"), ("contracts", "errors"), ("origin", "wording"), ("tool", "tools")}
 
 # Libraries that only some may touch. A leaf that needs Huey is tasks alone.
 LIBRARIES = {
@@ -78,6 +80,7 @@ WRITERS = {
     "vp_queue.ledger.fleet",
     "vp_queue.ledger.retention",
     "vp_queue.ledger.deliveries",
+    "vp_queue.ledger.seen",
     "vp_queue.ledger.models",
     "vp_queue.queue",
 }

@@ -123,6 +123,11 @@ def new_mission_id() -> str:
     return f"m-{_base36(micros, 10)}-{_base36(secrets.randbelow(36**11), 11)}"
 
 
+def first_mission_id(instant: datetime) -> str:
+    """What sorts before every id made at or after an instant, and after every id made before."""
+    return f"m-{_base36(min(max(0, to_micros(instant)), 36**10 - 1), 10)}"
+
+
 def new_token() -> str:
     """128 random bits as hex: lease tokens, worker ids, error ids."""
     return secrets.token_hex(16)

@@ -133,21 +133,6 @@ def get(request: asked.GetMission) -> views.GetAnswer:
         )
 
 
-def list_missions(request: asked.ListMissions) -> views.ListAnswer:
-    """A page of missions, newest first, with counts."""
-    settings = ready()
-    scope = {"vp_id": request.vp_id, "source_session_id": request.source_session_id}
-    with database.read_transaction() as now:
-        rows, next_cursor = queries.missions_page(
-            statuses=request.statuses, limit=request.limit, cursor=request.cursor, **scope
-        )
-        return views.ListAnswer(
-            missions=queries.mission_views(rows, now, stall_limits(settings)),
-            next_cursor=next_cursor,
-            counts=queries.status_counts(**scope),
-        )
-
-
 def wait(request: asked.WaitMission, keep_waiting: KeepWaiting | None = None) -> views.WaitAnswer:
     """Wait until the mission ends or needs input, or the time is up.
 

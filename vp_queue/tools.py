@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import pydantic
 
-from vp_queue import clock, missions, missions_artifacts, missions_inbox
+from vp_queue import clock, missions, missions_artifacts, missions_inbox, missions_lists
 from vp_queue.contracts import requests, views
 from vp_queue.errors import InternalError, ValidationError, VpError
 
@@ -201,7 +201,7 @@ vp_dispatch_mission = _tool(
 )
 vp_get_mission = _tool("vp_get_mission", "Show a mission", requests.GetMission, views.GetAnswer, missions.get, _READS)
 vp_list_missions = _tool(
-    "vp_list_missions", "List missions", requests.ListMissions, views.ListAnswer, missions.list_missions, _READS
+    "vp_list_missions", "List missions", requests.ListMissions, views.ListAnswer, missions_lists.list_missions, _READS
 )
 vp_wait_mission = _tool(
     "vp_wait_mission", "Wait for a mission", requests.WaitMission, views.WaitAnswer, missions.wait, _READS, waits=True

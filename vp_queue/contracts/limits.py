@@ -30,6 +30,8 @@ TURNS: Final = 1_000_000
 LIST_PAGE: Final = 500
 EVENTS_PAGE: Final = 1_000
 EVENTS_OF_MISSION: Final = 500
+SEARCH_CHARS: Final = 200  # a text to look for
+SEARCHED_MISSIONS: Final = 100_000  # looked through for it, in one page
 READ_FILES: Final = 200
 READ_BYTES: Final = (256, 2_000_000)
 WAIT_SECONDS: Final = 3_600.0
@@ -40,6 +42,24 @@ CONTEXT_TEXT_CHARS: Final = 300  # an objective, a result
 HOOK_INPUT_BYTES: Final = 8 * 1024 * 1024  # a host's JSON holds the prompt
 HOOK_SECONDS: Final = 3.0  # then the hook lets the host go on without it
 HOOK_SESSIONS: Final = 500  # remembered by what they were shown
+
+# What a person who watches is shown, and does to many at once
+CARD_RUNNING: Final = 20  # missions of one VP
+NEEDS_LISTED: Final = 50
+NEEDS_DAYS: Final = 7  # a failed mission is pointed out, unless it was seen or retried
+OVERVIEW_EVENTS: Final = 100
+SERIES_SECONDS: Final = 7 * 86_400
+SERIES_STEPS: Final = 360
+LAST_WORDS_CELLS: Final = 200  # each line, of two
+LINEAGE_MISSIONS: Final = 50  # to either side
+READERS_LISTED: Final = 100
+ACTIONS_PAGE: Final = 200
+ACTIONS_SCANNED: Final = 20_000  # events, in one page
+BULK_MISSIONS: Final = 1_000  # changed in one call
+BULK_MATCHED: Final = 100_000  # counted by one call
+BULK_SECONDS: Final = 5.0
+BULK_ERRORS: Final = 20
+LOG_READ_BYTES: Final = 1024 * 1024
 
 # What a running mission may leave behind
 RESULT_CHARS: Final = 4_000

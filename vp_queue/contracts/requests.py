@@ -85,6 +85,7 @@ RelativePath = Annotated[Text, Field(min_length=1, max_length=limits.PATH_CHARS)
 Instant = Annotated[
     datetime, BeforeValidator(_instant), WithJsonSchema({"type": "string", "format": "date-time"}, mode="validation")
 ]
+SearchText = Annotated[Text, Field(min_length=1, max_length=limits.SEARCH_CHARS)]
 MissionId = Annotated[StrictStr, Field(pattern=MISSION_ID_PATTERN, description="The mission's id (m-…).")]
 # One type, not int | float: 60 and 60.0 are one request, and an int no float can hold is refused, not a crash.
 Seconds = Annotated[float, Field(strict=True, allow_inf_nan=False)]
@@ -230,6 +231,9 @@ class ListMissions(Strict):
     cursor: Annotated[StrictStr, Field(pattern=MISSION_ID_PATTERN)] | None = Field(
         None, description="next_cursor of the page before."
     )
+    text: SearchText | None = Field(None, description="In objective or result, or begins the id.")
+    created_after: Instant | None = None
+    created_before: Instant | None = None
 
     @property
     def statuses(self) -> list[Status] | None:

@@ -7,7 +7,7 @@ import socket
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from vp_queue import __version__, clock
+from vp_queue import __version__, clock, origin
 from vp_queue.code_digest import code_digest
 from vp_queue.contracts import EventType, WorkerState
 from vp_queue.ledger.database import Transaction
@@ -114,7 +114,7 @@ def pause(tx: Transaction, vp_id: str, reason: str | None = None) -> bool:
         return False
     values = {"paused": True, "pause_reason": reason, "changed_at": tx.now}
     Agent.insert(vp_id=vp_id, **values).on_conflict(conflict_target=[Agent.vp_id], update=values).execute()
-    record_vp_event(tx, vp_id, EventType.VP_PAUSED, {"reason": reason})
+    record_vp_event(tx, vp_id, EventType.VP_PAUSED, {"reason": reason, "by": origin.as_data()})
     return True
 
 
@@ -132,7 +132,7 @@ def resume(tx: Transaction, vp_id: str, *, only_drain_for: str | None = None) ->
     if not Agent.update(**ends).where(Agent.vp_id == vp_id, condition).execute():
         return False
     _mark_workers(vp_id, WorkerState.DRAINING, WorkerState.RUNNING)
-    record_vp_event(tx, vp_id, EventType.VP_RESUMED, {"still_paused": on_hold(vp_id)})
+    record_vp_event(tx, vp_id, EventType.VP_RESUMED, {"still_paused": on_hold(vp_id), "by": origin.as_data()})
     return True
 
 
@@ -153,7 +153,7 @@ def set_draining(tx: Transaction, vp_id: str, reason: str | None = None) -> bool
     values = {"draining": True, "drain_reason": reason, "changed_at": tx.now}
     Agent.insert(vp_id=vp_id, **values).on_conflict(conflict_target=[Agent.vp_id], update=values).execute()
     _mark_workers(vp_id, WorkerState.RUNNING, WorkerState.DRAINING)
-    record_vp_event(tx, vp_id, EventType.VP_DRAINING, {"reason": reason})
+    record_vp_event(tx, vp_id, EventType.VP_DRAINING, {"reason": reason, "by": origin.as_data()})
     return True
 
 

@@ -141,39 +141,6 @@ def _stalled(attempt: Attempt | None, now: datetime, limit_seconds: float | None
     return now - last_output_at > timedelta(seconds=limit_seconds)
 
 
-def missions_page(
-    *,
-    vp_id: str | None,
-    statuses: Sequence[Status] | None,
-    source_session_id: str | None,
-    limit: int,
-    cursor: str | None,
-) -> tuple[list[Mission], str | None]:
-    """A page of missions, newest first (ids are ordered by time), and the cursor of the next page."""
-    query = _filtered(Mission.select(), vp_id, source_session_id).order_by(Mission.id.desc()).limit(limit + 1)
-    if statuses is not None:
-        query = query.where(Mission.status.in_(statuses))
-    if cursor is not None:
-        query = query.where(Mission.id < cursor)
-    rows = list(query)
-    return rows[:limit], rows[limit - 1].id if len(rows) > limit else None
-
-
-def status_counts(*, vp_id: str | None, source_session_id: str | None) -> dict[str, int]:
-    """How many missions are in each status under the same filters; statuses without any are 0."""
-    query = _filtered(Mission.select(Mission.status, fn.COUNT(Mission.id)), vp_id, source_session_id)
-    found = dict(query.group_by(Mission.status).tuples())
-    return {str(status): found.get(status, 0) for status in Status}
-
-
-def _filtered(query: Any, vp_id: str | None, source_session_id: str | None) -> Any:
-    if vp_id is not None:
-        query = query.where(Mission.vp_id == vp_id)
-    if source_session_id is not None:
-        query = query.where(Mission.source_session_id == source_session_id)
-    return query
-
-
 def attempt_views(mission_id: str) -> list[AttemptView]:
     """All attempts of a mission, first to last."""
     return [

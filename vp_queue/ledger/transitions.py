@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from peewee import fn
 
-from vp_queue import clock
+from vp_queue import clock, origin
 from vp_queue.contracts import EXECUTING, FINAL_FAILURES, TERMINAL, EventType, FailureCode, Outcome, Status
 from vp_queue.ledger import tally, transitions_sql
 from vp_queue.ledger.database import Transaction
@@ -56,7 +56,12 @@ def accept(tx: Transaction, new: NewMission, queue_row: int | None = None) -> Mi
             mission_id=new.mission_id,
             created_at=tx.now,
         )
-    data = {"mission_type": new.mission_type, "priority": new.priority, "retry_of": new.retry_of}
+    data = {
+        "mission_type": new.mission_type,
+        "priority": new.priority,
+        "retry_of": new.retry_of,
+        "by": origin.as_data(),
+    }
     record_mission_event(tx, mission, EventType.DISPATCHED, data)
     return mission
 
@@ -242,7 +247,7 @@ def request_cancel(tx: Transaction, mission_id: str, reason: str) -> tuple[Missi
         changed = _update(tx, (Mission.id == mission_id) & (Mission.status.in_(EXECUTING)), **asked)
         event = EventType.CANCEL_REQUESTED
     assert changed is not None  # noqa: S101  the write lock is held since the read above
-    record_mission_event(tx, changed, event, {"reason": reason or None})
+    record_mission_event(tx, changed, event, {"reason": reason or None, "by": origin.as_data()})
     return changed, True
 
 
@@ -292,7 +297,8 @@ def answer(tx: Transaction, mission_id: str, question_id: str, text: str | None)
         question=None,
     )
     if mission is not None:
-        record_mission_event(tx, mission, EventType.ANSWERED, {"question_id": question_id, "answer": text})
+        by = {} if text is None else {"by": origin.as_data()}
+        record_mission_event(tx, mission, EventType.ANSWERED, {"question_id": question_id, "answer": text, **by})
     return mission
 
 

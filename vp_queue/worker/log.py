@@ -248,10 +248,20 @@ def log_tail(workspace: Path, max_bytes: int, head_bytes: int | None = None) -> 
     """
     if max_bytes <= 0:
         return b""
-    with _pieces(workspace, _head_limit(head_bytes)) as pieces:
-        end = max((piece.end for piece in pieces), default=0)
+    end = log_end(workspace, head_bytes)
     text, _ = read_log(workspace, max(0, end - max_bytes), max_bytes, head_bytes)
     return text[-max_bytes:]
+
+
+def log_end(workspace: Path, head_bytes: int | None = None) -> int:
+    """The logical offset at which the log ends now: how much was printed in all; 0 where there is none.
+
+    Args:
+        workspace: the attempt's folder.
+        head_bytes: as in :func:`read_log`.
+    """
+    with _pieces(workspace, _head_limit(head_bytes)) as pieces:
+        return max((piece.end for piece in pieces), default=0)
 
 
 def _head_limit(head_bytes: int | None) -> int:

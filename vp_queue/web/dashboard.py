@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlencode
 
 from starlette.concurrency import run_in_threadpool
@@ -11,9 +11,10 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from vp_queue import missions
+from vp_queue import clock, missions, missions_actions, missions_overview, missions_seen
 from vp_queue.web import pages
 
+ACTIONS_SHOWN: Final = 50
 Form = dict[str, str]
 Change = Callable[[Request, Form], Response]
 
@@ -21,11 +22,15 @@ Change = Callable[[Request, Form], Response]
 def routes() -> list[BaseRoute]:
     """All pages."""
     return [
+        Route("/", overview),
+        Route("/missions/seen-all", change(all_seen), methods=["POST"]),
+        Route("/missions/{mission_id}/seen", change(seen), methods=["POST"]),
         Route("/vps", vps),
         Route("/vps/{vp_id}", vp),
         Route("/vps/{vp_id}/pause", change(pause), methods=["POST"]),
         Route("/vps/{vp_id}/drain", change(drain), methods=["POST"]),
         Route("/vps/{vp_id}/resume", change(resume), methods=["POST"]),
+        Route("/actions", actions),
     ]
 
 
@@ -35,7 +40,8 @@ def change(made: Change) -> Callable[[Request], Any]:
     async def endpoint(request: Request) -> Response:
         form = await request.form()
         fields = {name: value for name, value in form.items() if isinstance(value, str)}
-        return await run_in_threadpool(made, request, fields)
+        with origin.acting("dashboard"):
+            return await run_in_threadpool(made, request, fields)
 
     return endpoint
 
@@ -44,6 +50,23 @@ def back_to(address: str, note: str, **parameters: str) -> Response:
     """To a page that says what was done; 303, so that reloading it does nothing twice."""
     mark = "&" if "?" in address else "?"
     return RedirectResponse(f"{address}{mark}{urlencode({'note': note, **parameters})}", status_code=303)
+
+
+def overview(request: Request) -> Response:
+    """What every VP is doing, and what needs a person."""
+    return pages.render(request, "overview.html", section="/", overview=missions_overview.overview())
+
+
+def all_seen(request: Request, form: Form) -> Response:
+    """Nobody need be reminded of what had failed when the overview was made."""
+    missions_seen.mark_all_seen(pages.parse_instant(form.get("until", "")) or clock.now())
+    return back_to("/", "seen")
+
+
+def seen(request: Request, form: Form) -> Response:
+    """Nobody need be reminded of this failed mission."""
+    missions_seen.mark_seen(request.path_params["mission_id"])
+    return back_to("/", "seen")
 
 
 def vps(request: Request) -> Response:
@@ -79,3 +102,16 @@ def resume(request: Request, form: Form) -> Response:
 
 def _back_to_vp(request: Request, note: str) -> Response:
     return back_to(f"/vps/{request.path_params['vp_id']}", note)
+
+
+def actions(request: Request) -> Response:
+    """Who did what, when, through which face."""
+    given = request.query_params
+    before = given.get("before", "")
+    answer = missions_actions.actions(
+        ACTIONS_SHOWN,
+        int(before) if before.isascii() and before.isdigit() and len(before) < 19 else None,
+        vp_id=given.get("vp") or None,
+        face=given.get("face") or None,
+    )
+    return pages.render(request, "actions.html", section="/actions", live=not before, answer=answer, given=given)

@@ -11,9 +11,10 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from vp_queue import clock, missions, missions_actions, missions_overview, missions_seen
+from vp_queue import clock, missions, missions_actions, missions_overview, missions_seen, origin
 from vp_queue.web import pages
 
+EVENTS_SHOWN: Final = 10
 ACTIONS_SHOWN: Final = 50
 Form = dict[str, str]
 Change = Callable[[Request, Form], Response]
@@ -54,7 +55,9 @@ def back_to(address: str, note: str, **parameters: str) -> Response:
 
 def overview(request: Request) -> Response:
     """What every VP is doing, and what needs a person."""
-    return pages.render(request, "overview.html", section="/", overview=missions_overview.overview())
+    return pages.render(
+        request, "overview.html", section="/", overview=missions_overview.overview(events_limit=EVENTS_SHOWN)
+    )
 
 
 def all_seen(request: Request, form: Form) -> Response:
@@ -114,4 +117,4 @@ def actions(request: Request) -> Response:
         vp_id=given.get("vp") or None,
         face=given.get("face") or None,
     )
-    return pages.render(request, "actions.html", section="/actions", live=not before, answer=answer, given=given)
+    return pages.render(request, "actions.html", section="/actions", live=not before, answer=answer, given=dict(given))

@@ -123,6 +123,10 @@
   let chart = null;
   function colour(name) { return getComputedStyle(document.documentElement).getPropertyValue(name).trim(); }
 
+  function hour(seconds) {
+    return new Date(seconds * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hour12: false });
+  }
+
   function draw() {
     const box = document.querySelector("[data-series]");
     if (!box || !globalThis.uPlot) return;
@@ -136,7 +140,7 @@
     chart = new globalThis.uPlot({
       width: place.clientWidth, height: 210, cursor: { y: false },
       scales: { y: { range: (_, low, high) => [0, Math.max(4, high)] }, open: { range: (_, low, high) => [0, Math.max(4, high)] } },
-      axes: [axis, { ...axis, size: 40, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000, 10000] },
+      axes: [{ ...axis, space: 70, values: (_, ticks) => ticks.map(hour) }, { ...axis, size: 40, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000, 10000] },
              { ...axis, scale: "open", side: 1, size: 40, grid: { show: false }, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000, 10000, 50000] }],
       series: [{}, { label: "completed", paths: bars, fill: colour("--ok"), stroke: colour("--ok"), points: { show: false } },
                { label: "failed", paths: bars, fill: colour("--bad"), stroke: colour("--bad"), points: { show: false } },

@@ -28,6 +28,7 @@ LAYERS = {
     "vp_queue.config": 1,
     "vp_queue.ledger": 2,
     "vp_queue.queue": 3,
+    "vp_queue.tracing": 3,
     "vp_queue.executors": 3,
     "vp_queue.worker": 3,
     "vp_queue.worker.consumer": 4,

@@ -12,7 +12,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests import ended
-from tests.harness import CODER, GENERAL, ROOT, Home, ok, shell
+from tests.harness import CODER, GENERAL, ROOT, Home, ok, shell, until
 from vp_queue import missions, tools
 from vp_queue.contracts import EventType, FailureCode, Outcome, Status
 from vp_queue.ledger import database, fleet
@@ -107,7 +107,7 @@ def test_a_real_run_is_in_it(home: Home) -> None:
     assert value("vp_cost_usd_total", vp_id=GENERAL) == 0.5
     assert value("vp_workers", vp_id=GENERAL, state="running") == 1
     assert value("vp_workers_stale", vp_id=GENERAL) == 0
-    assert value("vp_keeper_up") == 1
+    until(lambda: value("vp_keeper_up") == 1, "the keeper has registered")
     assert value("vp_events_total", vp_id="keeper", type="vp.worker_started") == 1
     assert value("vp_ledger_bytes") > 0
 

@@ -23,7 +23,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any, Final
 
-from vp_queue.contracts import TERMINAL_EVENTS, Outcome
+from vp_queue.contracts import TERMINAL_EVENTS, Outcome, Status
 from vp_queue.ledger import database
 from vp_queue.ledger.models import Attempt, Mission
 from vp_queue.ledger.records import Claim, NewMission
@@ -107,7 +107,7 @@ def phase(name: str, usual: type[BaseException] | None = None) -> Iterator[None]
         yield
 
 
-def begin() -> None:
+def make_ready() -> None:
     """Make ready in a process that executes: its last spans are sent after everything else at its exit."""
     tracer()
 
@@ -157,7 +157,7 @@ def _tell_mission(made: Any, mission: Mission) -> None:
         "vp.mission.type": mission.mission_type,
         **_used(mission.usage),
     }
-    problem = mission.failure if mission.status == "failed" else None
+    problem = mission.failure if mission.status == Status.FAILED else None
     span = (mission.created_at, mission.finished_at)
     tracing_sdk.past_span(made, "vp.mission", (mission.id, mission.trace_context), span, attributes, problem)
 

@@ -36,9 +36,9 @@ def tracer() -> Any | None:
     try:
         from opentelemetry import trace
         from opentelemetry.sdk.trace import TracerProvider
-    except ImportError:
-        # Other programs read the same variables, so this is no mistake.
-        logger.debug("OTEL_* is set, but vp-queue[otel] is not installed: no traces")
+    except Exception as error:
+        # Other programs read the same variables, so not to have it is no mistake; and no mission fails by a broken one.
+        logger.debug("no traces: %s", error)
         return None
     host = trace.get_tracer_provider()
     if isinstance(host, TracerProvider):

@@ -60,7 +60,7 @@ class MissionWorker:
                     self._identity = fleet.register(tx, self._profile.vp_id, self._profile.digest)
                 self._leases.start(self._identity.worker_id)
                 self._guard.start()
-                tracing.begin()  # before close is registered: what that ends is told as well
+                tracing.make_ready()  # before close is registered: what that ends is told as well
                 standby.keep()
                 atexit.register(self.close)
                 # Beside the missions: what it has to end may take its time.

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import codecs
 import collections
-import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from vp_queue import missions, tools
+from vp_queue import missions, missions_logs, tools
 from vp_queue.cli import completing, hints, output
 from vp_queue.cli.showing import event_text
 from vp_queue.contracts import EventType, Outcome, limits
-from vp_queue.errors import ArtifactNotFound, ValidationError
-from vp_queue.worker.log import read_log
 
 FOLLOW_WAIT_SECONDS: Final = 30.0
 CHUNK_BYTES: Final = 256 * 1024
@@ -113,12 +109,12 @@ def logs_command(mission_id: str, attempt: int | None, tail: int | None, follow:
         _follow_log(mission_id, attempt, tail, as_json)
         return
     answer = output.checked(tools.vp_get_mission(mission_id=mission_id, events_limit=0))
-    shown = _attempt(answer, attempt)
-    text = "".join(piece for piece, _ in _read(shown, 0)) if shown else ""
+    shown = attempt or _last_attempt(answer)
+    text = "".join(piece for piece, _ in _read(mission_id, shown, 0)) if shown else ""
     if tail is not None:
         text = "".join(collections.deque(text.splitlines(keepends=True), tail))
     if as_json:
-        output.print_json({"ok": True, "mission_id": mission_id, "attempt": shown and shown["number"], "log": text})
+        output.print_json({"ok": True, "mission_id": mission_id, "attempt": shown, "log": text})
     elif text:
         click.echo(text, nl=not text.endswith("\n"))
     else:
@@ -137,67 +133,47 @@ def _why_nothing(mission: dict[str, Any], started: bool) -> str:
     )
 
 
-def _attempt(answer: dict[str, Any], number: int | None) -> dict[str, Any] | None:
-    """The attempt asked for, or the last; None before the first."""
-    attempts: list[dict[str, Any]] = answer["attempts"]
-    if number is None:
-        return attempts[-1] if attempts else None
-    for attempt in attempts:
-        if attempt["number"] == number:
-            return attempt
-    mission_id, count = answer["mission"]["mission_id"], len(attempts)
-    raise ValidationError(
-        f"{mission_id} has no attempt {number}; it has had {count}.", field="attempt", mission_id=mission_id
-    )
+def _last_attempt(answer: dict[str, Any]) -> int | None:
+    return answer["attempts"][-1]["number"] if answer["attempts"] else None
 
 
-def _read(attempt: dict[str, Any], offset: int) -> Iterator[tuple[str, int]]:
-    """What the log holds from an offset, cleaned, with the offset after each piece."""
-    if attempt["workspace"] is None:
-        return
-    workspace = Path(attempt["workspace"])
-    where = f" It was on host {attempt['host']}." if attempt["host"] != socket.gethostname() else ""
-    if attempt["outcome"] != Outcome.RUNNING and not workspace.is_dir():
-        raise ArtifactNotFound(
-            f"The workspace {workspace} is not there any more.{where}", mission_id=workspace.parent.name
-        )
+def _read(mission_id: str, attempt: int, offset: int) -> Iterator[tuple[str, int]]:
+    """What there is of a log from an offset, cleaned, with the offset to go on from after each piece."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     while True:
-        try:
-            data, after = read_log(workspace, offset, CHUNK_BYTES)
-        except OSError as error:
-            raise ArtifactNotFound(
-                f"The log in {workspace} cannot be read ({error.strerror}).{where}", mission_id=workspace.parent.name
-            ) from None
-        if not data:
-            break
-        offset = after
-        yield output.clean(decoder.decode(data)), offset
-    rest = decoder.decode(b"", final=True)
-    if rest:
-        yield output.clean(rest), offset
+        piece = missions_logs.read(mission_id, attempt, offset, CHUNK_BYTES)
+        text = decoder.decode(piece.text, final=piece.over)
+        offset = piece.next_offset
+        if text:
+            # A character whose rest is still to be printed is read again with it.
+            yield output.clean(text), offset - len(decoder.getstate()[0])
+        if piece.over or not piece.text:
+            return
 
 
 def _follow_log(mission_id: str, number: int | None, tail: int | None, as_json: bool) -> None:
     current, offset = None, 0
     while True:
         answer = output.checked(tools.vp_get_mission(mission_id=mission_id, events_limit=0))
-        attempt = _attempt(answer, number if answer["attempts"] else None)
+        last = _last_attempt(answer)
+        attempt = (number or last) if last else None
         if attempt is not None:
-            if attempt["number"] != current:
-                current, offset = attempt["number"], 0
+            if attempt != current:
+                current, offset = attempt, 0
                 click.echo(f"--- attempt {current} ---", err=True)
-            for text, after in _latest(_read(attempt, offset), tail):
-                _print_log(text, attempt["number"], after, as_json)
+            for text, after in _latest(_read(mission_id, attempt, offset), tail):
+                _print_log(text, attempt, after, as_json)
                 offset = after
             tail = None
-        # Read once more after it was seen to have ended: nothing is printed after that.
-        over = answer["mission"]["terminal"] or (
-            number is not None and attempt is not None and attempt["outcome"] != Outcome.RUNNING
-        )
-        if over:
+        # It was read once more after it was seen to have ended: nothing is printed after that.
+        if answer["mission"]["terminal"] or _has_ended(answer, number):
             return
         time.sleep(LOG_POLL_SECONDS)
+
+
+def _has_ended(answer: dict[str, Any], number: int | None) -> bool:
+    outcomes = {attempt["number"]: attempt["outcome"] for attempt in answer["attempts"]}
+    return bool(outcomes.get(number, Outcome.RUNNING) != Outcome.RUNNING)
 
 
 def _latest(pieces: Iterator[tuple[str, int]], tail: int | None) -> Iterator[tuple[str, int]]:

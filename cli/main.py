@@ -10,6 +10,7 @@ import gc
 import importlib
 import io
 import os
+import pwd
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from vp_queue import __version__
+from vp_queue import __version__, origin
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -30,14 +31,16 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "down": ("services", "Stop everything that `vp up` started."),
     "status": ("services", "Show supervisord's programs, VPs, keeper and ledger."),
     "doctor": ("setup", "Check the installation and say what to do."),
+    "top": ("top", "Watch all VPs live: what runs, what waits for you."),
     "dispatch": ("dispatching", "Delegate a mission to a VP."),
     "get": ("missions", "Show one mission with its attempts and events."),
     "list": ("missions", "List missions, newest first."),
     "wait": ("missions", "Wait until a mission ends."),
-    "cancel": ("missions", "Cancel a mission."),
-    "retry": ("missions", "Dispatch an ended mission again."),
+    "cancel": ("missions", "Cancel a mission, or all that match."),
+    "retry": ("missions", "Dispatch an ended mission again, or all that match."),
     "artifacts": ("artifacts", "List, show or save what a mission made."),
     "events": ("feed", "Show or follow the event feed."),
+    "actions": ("actions", "Show who did what, through which face."),
     "logs": ("feed", "Show or follow what a mission's program prints."),
     "inbox": ("inbox", "Read a reader's inbox; as a hook, tell an agent of it."),
     "vps": ("fleet", "Show the VPs: queue depth, workers, availability."),
@@ -159,7 +162,8 @@ def run(args: list[str]) -> int:
 
         completing.prepare()
     try:
-        code = vp.main(args=args, prog_name="vp", standalone_mode=False)
+        with origin.acting("cli", _login_name()):
+            code = vp.main(args=args, prog_name="vp", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except click.exceptions.Exit as leaving:
         return leaving.exit_code
@@ -170,6 +174,14 @@ def run(args: list[str]) -> int:
         return _usage(error, as_json)
     except Exception as error:
         return _failed(error, as_json, args)
+
+
+def _login_name() -> str:
+    """Whose process this is; what variables say of it is not asked."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a user without an entry, as in many containers
+        return f"uid {os.getuid()}"
 
 
 def _usage(error: click.ClickException, as_json: bool) -> int:

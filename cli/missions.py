@@ -5,14 +5,14 @@ What prints for people is imported by what prints: `vp list --json` starts witho
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import click
 
 from vp_queue import tools
 from vp_queue.cli import completing, output
-from vp_queue.cli.options import Seconds, given
-from vp_queue.contracts import Status, limits
+from vp_queue.cli.options import Seconds, filtered, filters, given, is_one, matching
+from vp_queue.contracts import limits
 
 WAIT_SECONDS: Final = 45.0
 
@@ -44,31 +44,20 @@ def get_command(mission_id: str, events_limit: int | None, as_json: bool) -> Non
 
 
 @click.command("list")
-@click.option("--vp", "vp_id", shell_complete=completing.vps, help="Only this VP's.")
-@click.option("--status", multiple=True, type=click.Choice([str(s) for s in Status]), help="Only these; repeatable.")
-@click.option("--session", help="Only of this source session.")
+@filters
 @click.option("--limit", type=int, help="How many at most (50).")
 @click.option("--cursor", help="next_cursor of the page before.")
 @output.json_option
-def list_command(
-    vp_id: str | None,
-    status: tuple[str, ...],
-    session: str | None,
-    limit: int | None,
-    cursor: str | None,
-    as_json: bool,
-) -> None:
+def list_command(limit: int | None, cursor: str | None, as_json: bool, **chosen: Any) -> None:
     """List missions, newest first.
 
     \b
-    Example:
+    Examples:
       vp list --vp vp.coder.primary --status queued --status running
+      vp list --text invoice --since 7d
     """
-    answer = output.checked(
-        tools.vp_list_missions(
-            **given(vp_id=vp_id, status=list(status) or None, source_session_id=session, limit=limit, cursor=cursor)
-        )
-    )
+    wanted = filtered(**chosen)
+    answer = output.checked(tools.vp_list_missions(**wanted, **given(limit=limit, cursor=cursor)))
     if as_json:
         output.print_json(answer)
         return
@@ -76,7 +65,7 @@ def list_command(
 
     if answer["missions"]:
         showing.show_missions(answer["missions"])
-    elif vp_id or status or session:
+    elif wanted:
         click.echo("No such missions. All: vp list   The VPs: vp vps")
     else:
         click.echo('No missions. Dispatch one: vp dispatch vp.general.primary "…"')
@@ -87,7 +76,8 @@ def list_command(
     if counts:
         click.echo(counts)
     if answer["next_cursor"]:
-        click.echo(f"More: --cursor {answer['next_cursor']}")
+        what = "More" if answer["missions"] else "Not looked through yet"
+        click.echo(f"{what}: --cursor {answer['next_cursor']}")
 
 
 @click.command("wait")
@@ -134,18 +124,25 @@ def _waited(mission_id: str, timeout: dict[str, float]) -> float:
 
 
 @click.command("cancel")
-@click.argument("mission_id", shell_complete=completing.missions("queued", "running", "needs_input"))
+@click.argument("mission_id", required=False, shell_complete=completing.missions("queued", "running", "needs_input"))
 @click.option("--reason", help="Why; stands in the event.")
+@matching
 @output.json_option
-def cancel_command(mission_id: str, reason: str | None, as_json: bool) -> None:
-    """Cancel a mission.
+def cancel_command(mission_id: str | None, reason: str | None, as_json: bool, **chosen: Any) -> None:
+    """Cancel a mission, or all that match.
 
     A queued one ends at once; a running one when its program is proved dead (`vp wait` says when).
 
     \b
-    Example:
+    Examples:
       vp cancel m-0mdq3v8k2f-7x0k3w9c2h1 --reason "no longer needed"
+      vp cancel --all --vp vp.coder.primary --status queued
     """
+    if not is_one(mission_id, chosen):
+        from vp_queue.cli import bulk
+
+        bulk.cancel(chosen, reason, as_json)
+        return
     answer = output.checked(tools.vp_cancel_mission(mission_id=mission_id, **given(reason=reason)))
     if as_json:
         output.print_json(answer)
@@ -161,20 +158,27 @@ def cancel_command(mission_id: str, reason: str | None, as_json: bool) -> None:
 
 
 @click.command("retry")
-@click.argument("mission_id", shell_complete=completing.missions("failed", "cancelled", "expired"))
+@click.argument("mission_id", required=False, shell_complete=completing.missions("failed", "cancelled", "expired"))
 @click.option("--guidance", help="What to do differently; stands in the new briefing.")
 @click.option("--key", help="Idempotency key: repeating this command makes no second mission.")
+@matching
 @output.json_option
-def retry_command(mission_id: str, guidance: str | None, key: str | None, as_json: bool) -> None:
-    """Dispatch an ended mission again.
+def retry_command(mission_id: str | None, guidance: str | None, key: str | None, as_json: bool, **chosen: Any) -> None:
+    """Dispatch an ended mission again, or all that match.
 
     A new mission with the same objective, constraints, budget and priority; only failed, cancelled and
-    expired ones.
+    expired ones, and with --all only those that were not retried yet.
 
     \b
-    Example:
+    Examples:
       vp retry m-0mdq3v8k2f-7x0k3w9c2h1 --guidance "Use the other API"
+      vp retry --all --status failed --since 2h
     """
+    if not is_one(mission_id, chosen):
+        from vp_queue.cli import bulk
+
+        bulk.retry(chosen, guidance, key, as_json)
+        return
     answer = output.checked(
         tools.vp_retry_mission(mission_id=mission_id, **given(guidance=guidance, idempotency_key=key))
     )

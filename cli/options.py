@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import click
 
+from vp_queue import clock
+from vp_queue.cli import completing
+from vp_queue.contracts import Status
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+FILTERS: Final = ("vp_id", "status", "source_session_id", "text", "created_after", "created_before")
+STATUSES: Final = tuple(str(status) for status in Status)
 UNTIL_IT_ENDS: Final = "until-it-ends"
 
 
@@ -68,6 +76,19 @@ class SecondsOrForEver(Seconds):
         return float("inf") if value == UNTIL_IT_ENDS else super().convert(value, param, ctx)
 
 
+class Moment(click.ParamType[str]):
+    """An instant: RFC 3339 with an offset, which the contract judges, or how long ago, such as ``2h``."""
+
+    name = "TIME"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The instant as the contract takes it."""
+        text = str(value)
+        if re.match(r"[0-9]{4}-", text):
+            return text
+        return clock.as_text(max(clock.EARLIEST, clock.now() - Age().convert(value, param, ctx)))
+
+
 class Age(click.ParamType[timedelta]):
     """How long ago: a number with its unit, such as ``12h`` or ``30d``."""
 
@@ -84,6 +105,52 @@ class Age(click.ParamType[timedelta]):
         if age > timedelta(days=self._MOST_DAYS):
             self.fail(f"give at most {self._MOST_DAYS} days", param, ctx)
         return age
+
+
+def filters(command: Command) -> Command:
+    """The filters of a list, as :data:`FILTERS` names them; :func:`filtered` takes them."""
+    for option in (
+        click.option("--until", "created_before", type=Moment(), help="Dispatched at this time or before."),
+        click.option("--since", "created_after", type=Moment(), help="Dispatched later: 2026-11-22T10:00:00Z, or 2h."),
+        click.option("--text", help="In the objective or the result, or the beginning of the id."),
+        click.option("--session", "source_session_id", help="Only of this source session."),
+        click.option("--status", multiple=True, type=click.Choice(STATUSES), help="Only these; repeatable."),
+        click.option("--vp", "vp_id", shell_complete=completing.vps, help="Only this VP's."),
+    ):
+        command = option(command)
+    return command
+
+
+def matching(command: Command) -> Command:
+    """``--all`` with the filters, and ``--yes``: for a command that takes one mission, or all that match."""
+    for option in (
+        click.option("--yes", is_flag=True, help="With --all: do not ask first."),
+        click.option("--all", "all_matching", is_flag=True, help="Every mission that the filters below match."),
+    ):
+        command = option(command)
+    return filters(command)
+
+
+def is_one(mission_id: str | None, chosen: dict[str, Any]) -> bool:
+    """Whether one mission is meant, or all that match.
+
+    Raises:
+        click.UsageError: both, or neither, or filters without ``--all``.
+    """
+    if chosen["all_matching"] == (mission_id is not None):
+        raise click.UsageError("Give a mission's id, or --all with filters such as --vp or --status.")
+    wanted = filtered(**chosen)
+    if mission_id is not None and wanted:
+        raise click.UsageError("Filters go with --all; leave them out to name one mission.")
+    if mission_id is None and not wanted:
+        raise click.UsageError("--all wants at least one filter: --vp, --status, --session, --text, --since, --until.")
+    return mission_id is not None
+
+
+def filtered(**chosen: Any) -> dict[str, Any]:
+    """Those filters that were given, by the names of the contract."""
+    wanted = {**chosen, "status": list(chosen["status"])}
+    return {name: wanted[name] for name in FILTERS if wanted[name]}
 
 
 def pairs(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:

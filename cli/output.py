@@ -187,16 +187,22 @@ def can_redraw() -> bool:
     return sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
 
 
-def console() -> Console:
-    """rich's console with markup, emoji codes and guessing of numbers off; under NO_COLOR not even bold."""
+def console(*, resizes: bool = False) -> Console:
+    """rich's console with markup, emoji codes and guessing of numbers off; under NO_COLOR not even bold.
+
+    Args:
+        resizes: its size is the terminal's whenever it is asked, rather than what it is now.
+    """
     from rich.console import Console
 
+    # Given both, rich overrules neither.
+    size = None if resizes else shutil.get_terminal_size((USUAL_WIDTH, 24))
     return Console(
         file=sys.stdout,
         markup=False,
         emoji=False,
         highlight=False,
-        width=width(),
-        height=shutil.get_terminal_size((USUAL_WIDTH, 24)).lines,  # given both, rich overrules neither
+        width=None if size is None else width(),
+        height=None if size is None else size.lines,
         color_system=None if os.environ.get("NO_COLOR") else "auto",
     )

@@ -84,9 +84,15 @@ def event_text(event: dict[str, Any]) -> str:
     if event["type"] == "mission.progress":
         return progress_text(data)
     told = {name: value for name, value in data.items() if value not in (None, "", [], {})}
-    failure = told.pop("failure", None)
+    failure, by = told.pop("failure", None), told.pop("by", None)
     words = [f"{failure['code']}: {failure['message']}"] if isinstance(failure, dict) else []
-    return ", ".join(words + [f"{name}={_short(value)}" for name, value in told.items()])
+    words += [f"{name}={_short(value)}" for name, value in told.items()]
+    return ", ".join(words + ([f"by {who(by)}"] if isinstance(by, dict) else []))
+
+
+def who(by: dict[str, Any]) -> str:
+    """Through which face something was done, and by whom if that is known."""
+    return " ".join(str(each) for each in (by.get("face"), by.get("actor")) if each)
 
 
 def _short(value: object) -> str:

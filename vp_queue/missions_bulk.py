@@ -27,6 +27,14 @@ def newest_mission_id() -> str | None:
         return lists.newest_id()
 
 
+def count_matching(request: CancelMatching | RetryMatching) -> int:
+    """How many missions it would concern now, counted up to ``limits.BULK_MATCHED``; nothing is changed."""
+    missions.ready()
+    find = lists.cancellable if isinstance(request, CancelMatching) else lists.retryable
+    with database.read_transaction():
+        return len(find(filter_of(request), request.through_mission_id, request.after_mission_id, limits.BULK_MATCHED))
+
+
 def cancel_matching(request: CancelMatching) -> BulkAnswer:
     """Cancel all matching missions that have not ended; those that somebody asked to cancel already are passed over.
 

@@ -50,7 +50,8 @@ def read(
     """A piece of what an attempt has printed.
 
     Args:
-        attempt: its number; None: the last.
+        attempt: its number; None: the last there is, which may be another at the next call: whoever goes on from an
+            offset gives the piece's ``attempt`` with it.
         offset: in bytes; 0, or an earlier piece's ``next_offset`` or ``tail_offset``.
         limit_bytes: at most so much; up to ``limits.LOG_READ_BYTES``.
         tail_bytes: for ``tail_offset``.

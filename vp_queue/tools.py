@@ -112,6 +112,15 @@ def _tool(
     return call
 
 
+def parsed(model: type[Request], arguments: dict[str, Any]) -> Request:
+    """A request from untrusted arguments, for faces that call more use cases than the tools have.
+
+    Raises:
+        ValidationError: which names the field at fault.
+    """
+    return _parse(model, list(model.model_fields), (), arguments)
+
+
 def _parse(model: type[Request], names: list[str], positional: tuple[Any, ...], given: dict[str, Any]) -> Request:
     if len(positional) > len(names):
         raise ValidationError(f"At most {len(names)} arguments are taken: {', '.join(names)}.", field=None)

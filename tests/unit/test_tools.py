@@ -116,7 +116,16 @@ CONTRACT: dict[str, dict[str, Any]] = {
         "metadata": {},
     },
     "vp_get_mission": {"mission_id": REQUIRED, "events_limit": 20},
-    "vp_list_missions": {"vp_id": None, "status": None, "source_session_id": None, "limit": 50, "cursor": None},
+    "vp_list_missions": {
+        "vp_id": None,
+        "status": None,
+        "source_session_id": None,
+        "limit": 50,
+        "cursor": None,
+        "text": None,
+        "created_after": None,
+        "created_before": None,
+    },
     "vp_wait_mission": {"mission_id": REQUIRED, "timeout_seconds": 45},
     "vp_cancel_mission": {"mission_id": REQUIRED, "reason": ""},
     "vp_read_result_artifacts": {"mission_id": REQUIRED, "paths": None, "max_files": 20, "max_bytes": 200_000},
@@ -568,7 +577,7 @@ def test_a_bug_inside_is_an_internal_error_with_an_id_that_stands_in_the_log(
         raise ZeroDivisionError("a secret of the inside")
 
     monkeypatch.setattr(missions, "ready", broken)
-    error = refused(call("vp_list_missions"), "internal_error")
+    error = refused(call("vp_list_vps"), "internal_error")
     assert error["details"]["error_id"] in error["message"]
     assert error["details"]["error_id"] in caplog.text
     assert "secret" not in json.dumps(error)

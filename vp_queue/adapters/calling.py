@@ -11,22 +11,27 @@ import json
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
+from vp_queue import origin
 from vp_queue.mcp.calls import Calls
 
 # Of one event loop each, as their threads are.
 _calls: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, Calls]] = WeakKeyDictionary()
 
 
-async def answer(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+async def answer(name: str, arguments: dict[str, Any], library: str) -> dict[str, Any]:
     """Call a tool by its name; whatever goes wrong is an answer too.
 
     If the calling task is cancelled, so is a wait; what only takes a moment is carried out.
+
+    Args:
+        library: what the agent is written with: it stands in the events of what this call does.
 
     Raises:
         RuntimeError: there is no asyncio event loop.
     """
     loop = asyncio.get_running_loop()
-    return await _calls.setdefault(loop, Calls()).answer(name, arguments, _untold)
+    with origin.acting("adapter", library):
+        return await _calls.setdefault(loop, Calls()).answer(name, arguments, _untold)
 
 
 async def _untold(done: float, total: float | None, line: str) -> None:

@@ -49,7 +49,7 @@ def allowed_tools(name: str = SERVER) -> list[str]:
 
 def _tool(listed: Any) -> sdk.SdkMcpTool[Any]:
     async def handler(arguments: dict[str, Any]) -> dict[str, Any]:
-        answer = await calling.answer(listed.name, arguments)
+        answer = await calling.answer(listed.name, arguments, "claude-agent-sdk")
         return {"content": [{"type": "text", "text": calling.as_text(answer)}], "is_error": not answer["ok"]}
 
     hints = listed.annotations.model_dump(by_alias=True, exclude_none=True)

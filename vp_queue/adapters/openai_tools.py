@@ -55,7 +55,7 @@ async def dispatch_async(tool_call: Any) -> str:
     name, arguments = _call(tool_call)
     if isinstance(arguments, ValidationError):
         return calling.as_text({"ok": False, "error": arguments.as_dict()})
-    return calling.as_text(await calling.answer(name, arguments))
+    return calling.as_text(await calling.answer(name, arguments, "openai"))
 
 
 def _function(definition: tools.Definition) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def vp_toolset(toolset_id: str = "vp-queue") -> FunctionToolset[Any]:
 
 def _tool(definition: tools.Definition) -> Tool[Any]:
     async def call(**arguments: Any) -> dict[str, Any]:
-        return await calling.answer(definition.name, arguments)
+        return await calling.answer(definition.name, arguments, "pydantic-ai")
 
     return Tool.from_schema(
         call, definition.name, definition.description, json_schema=tool_schemas.input_schema(definition.name)

@@ -41,7 +41,7 @@ _DISPATCHED_BY_STEP: Final = (
     "SELECT step.key, (SELECT COUNT(*) FROM vp_mission WHERE id >= json_extract(step.value, '$[0]') "
     "AND id < json_extract(step.value, '$[1]')) FROM json_each(:steps) AS step"
 )
-# What is due at once stands in the order of its queue rows, which is that of its coming; what has a time, in its order.
+# What is due at once stands in the order of its queue rows, in which it came; what has a time, in that of its time.
 _DUE: Final = (
     "FROM vp_mission INDEXED BY vp_mission_due WHERE status = 'queued' AND vp_id = :vp_id AND due_at {} "
     "ORDER BY due_at, queue_row LIMIT 1"

@@ -20,7 +20,7 @@ from mcp.server.caching import CacheHint
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.lowlevel import Server
 
-from vp_queue import __version__
+from vp_queue import __version__, origin
 from vp_queue.errors import ValidationError
 from vp_queue.mcp import extension
 from vp_queue.mcp.mission_tasks import MissionTasks
@@ -170,7 +170,9 @@ async def _call_tool(ctx: Context, params: types.CallToolRequestParams) -> Any:
     if task is not None:
         return extension.wire(task)
     report, gone = ctx.session.report_progress, disconnected(ctx.request)
-    return result_of(await ctx.lifespan_context.calls.answer(params.name, arguments, report, gone))
+    client = ctx.session.client_params
+    with origin.acting("mcp", client.client_info.name if client is not None else None):
+        return result_of(await ctx.lifespan_context.calls.answer(params.name, arguments, report, gone))
 
 
 def result_of(answer: dict[str, Any]) -> types.CallToolResult:

@@ -24,6 +24,7 @@ from vp_queue.ledger.transitions import Claim, Ending, Failure, NewMission, Work
 
 VP = "vp.general.primary"
 START = datetime(2030, 1, 1, 12, tzinfo=UTC)
+BY = {"face": "python", "actor": None}
 HOUR = timedelta(hours=1)
 DONE = Ending(exit_code=0)
 BROKEN = Failure(FailureCode.EXIT_NONZERO, "it exited with status 3", 3)
@@ -345,7 +346,7 @@ def test_a_mission_begins_queued_due_at_once_with_one_event(announced: list[str]
     assert mission.started_at is None
     (event,) = event_rows(mission_id)
     assert (event.type, event.mission_seq, event.attempt) == (EventType.DISPATCHED, 1, None)
-    assert event.data == {"mission_type": "task", "priority": 7, "retry_of": "m-older-one"}
+    assert event.data == {"mission_type": "task", "priority": 7, "retry_of": "m-older-one", "by": BY}
     assert announced == [EventType.DISPATCHED]
 
 
@@ -621,7 +622,7 @@ def test_cancel_ends_a_queued_mission_at_once(announced: list[str]) -> None:
     assert mission.status == CANCELLED
     assert (mission.cancel_reason, mission.finished_at, mission.attempts_charged) == ("enough", START, 0)
     assert announced[-1] == EventType.CANCELLED
-    assert event_rows(mission_id)[-1].data == {"reason": "enough"}
+    assert event_rows(mission_id)[-1].data == {"reason": "enough", "by": BY}
 
 
 @pytest.mark.parametrize("status", [RUNNING, NEEDS_INPUT])
@@ -713,7 +714,7 @@ def test_a_question_is_asked_and_answered_within_one_attempt(wall: WallClock) ->
     assert event_rows(subject.mission_id)[-1].data == question
     mission = write(lambda tx: transitions.answer(tx, subject.mission_id, question["question_id"], "red"))
     assert (mission.status, mission.question, mission.attempt) == (RUNNING, None, 1)
-    assert event_rows(subject.mission_id)[-1].data == {"question_id": question["question_id"], "answer": "red"}
+    assert event_rows(subject.mission_id)[-1].data == {"question_id": question["question_id"], "answer": "red", "by": BY}
     assert write(lambda tx: leases.renew(tx, subject.claim, 30, None)), "the lease outlives the question"
 
 

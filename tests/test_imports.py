@@ -29,6 +29,7 @@ LAYERS = {
     "vp_queue.config": 1,
     "vp_queue.ledger": 2,
     "vp_queue.queue": 3,
+    "vp_queue.tracing": 3,
     "vp_queue.executors": 3,
     "vp_queue.worker": 3,
     "vp_queue.worker.consumer": 4,
@@ -39,6 +40,7 @@ LAYERS = {
     "vp_queue.missions": 5,
     "vp_queue.tools": 6,
     "vp_queue.tool_schemas": 6,
+    "vp_queue.metrics": 6,  # not within web: any face may show figures
     "vp_queue.operations": 6,
     "vp_queue.operations.demo": 7,  # a user of the tools, as an agent is
     "vp_queue.hooks": 7,  # a face, as mcp is: what an agent host hears of the inbox
@@ -67,12 +69,13 @@ OUT_OF_SIGHT = {("executors", "ledger")}
 VIEWS = {
     "vp_queue.tools",
     "vp_queue.tool_schemas",
+    "vp_queue.metrics",
     "vp_queue.hooks",
     "vp_queue.mcp",
     "vp_queue.web",
     "vp_queue.adapters",
 }
-NEVER_OPEN_A_WRITE = {*VIEWS, "vp_queue.ledger.queries"}
+NEVER_OPEN_A_WRITE = {*VIEWS, "vp_queue.ledger.queries", "vp_queue.ledger.accounts"}
 WRITERS = {
     "vp_queue.ledger.transitions",
     "vp_queue.ledger.leases",

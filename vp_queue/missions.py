@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
-from vp_queue import clock, config
+from vp_queue import clock, config, tracing
 from vp_queue.code_digest import code_digest
 from vp_queue.config import Profile, Settings
 from vp_queue.contracts import TERMINAL, Status, limits, views
@@ -83,11 +83,12 @@ def _stored(request: asked.DispatchMission) -> dict[str, Any]:
     return {**vars(request), "constraints": request.constraints.given(), "budget": request.budget.given()}
 
 
-def _accept(settings: Settings, new: NewMission) -> tuple[views.MissionView, bool]:
+def _accept(settings: Settings, new: NewMission, retried: str | None = None) -> tuple[views.MissionView, bool]:
+    """Store it, with its wake-up. ``retried`` is the trace context of the mission that it retries."""
     from vp_queue.queue import huey  # before the transaction, which must not wait for it
 
     wake_up = huey.first_wake_up(new)
-    with database.write_transaction() as tx:
+    with tracing.dispatching(new, retried) as new, database.write_transaction() as tx:
         replay = _replay(settings, new.vp_id, new.idempotency_key, new.request_digest)
         if replay is not None:
             return replay, False
@@ -212,7 +213,7 @@ def retry(request: asked.RetryMission) -> views.RetryAnswer:
         retry_of=old.id,
         **{**_stored(again), "idempotency_key": request.idempotency_key},
     )
-    mission, created = _accept(settings, new)
+    mission, created = _accept(settings, new, old.trace_context)
     return views.RetryAnswer(mission=mission, created=created)
 
 

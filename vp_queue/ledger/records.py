@@ -75,3 +75,4 @@ class NewMission:
     guidance: str | None = None
     retry_of: str | None = None
     target_realpath: str | None = None
+    trace_context: str | None = None  # W3C traceparent

@@ -52,6 +52,11 @@ def day_of(instant: datetime) -> int:
     return clock.to_micros(instant) // DAY_US
 
 
+def failure(code: str) -> str:
+    """The measure of a failure code."""
+    return f"failure:{code}"
+
+
 def claimed(tx: Transaction, vp_id: str, due_at: datetime) -> None:
     """A mission that was due since then was claimed."""
     _took(tx, vp_id, WAIT, due_at)
@@ -77,7 +82,7 @@ def attempt_ended(
     tx.count(vp_id, ATTEMPT[outcome])
     _took(tx, vp_id, RUN, started_at)
     if failure_code is not None:
-        tx.count(vp_id, f"failure:{failure_code}")
+        tx.count(vp_id, failure(failure_code))
     if outcome == Outcome.LOST:
         tx.count(vp_id, RESCUE_REQUEUED if event == EventType.RETRYING else RESCUE_ENDED)
     for name in USED:

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from vp_queue import clock
+from vp_queue import clock, tracing
 from vp_queue.config import Profile, Settings
 from vp_queue.contracts import WorkerState, limits
 from vp_queue.errors import LedgerBusy, VpError
@@ -60,6 +60,7 @@ class MissionWorker:
                     self._identity = fleet.register(tx, self._profile.vp_id, self._profile.digest)
                 self._leases.start(self._identity.worker_id)
                 self._guard.start()
+                tracing.begin()  # before close is registered: what that ends is told as well
                 standby.keep()
                 atexit.register(self.close)
                 # Beside the missions: what it has to end may take its time.
@@ -91,7 +92,8 @@ class MissionWorker:
             self._running.append(running)
         self._leases.add(running, asked_us)
         try:
-            AttemptRunner(self._settings, self._profile, mission, running).run()
+            with tracing.attempt(mission, running.claim):
+                AttemptRunner(self._settings, self._profile, mission, running).run()
         finally:
             self._leases.remove(running)
             with self._lock:

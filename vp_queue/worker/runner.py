@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from vp_queue import clock
+from vp_queue import clock, tracing
 from vp_queue.config import Profile, Settings
 from vp_queue.contracts import FailureCode, Status, limits
 from vp_queue.errors import LedgerBusy, LedgerUnavailable, TargetPathDenied, VpError
@@ -102,8 +102,9 @@ class AttemptRunner:
 
     def _execute(self) -> Verdict:
         self._account = self._whom_to_run_as()
-        workspace = self._prepare()
-        cwd_fd = self._open_working_directory(workspace)
+        with tracing.phase("vp.prepare"):
+            workspace = self._prepare()
+            cwd_fd = self._open_working_directory(workspace)
         try:
             deadline = clock.monotonic() + self._time_limit_seconds()
             self._control = ProgramControl(
@@ -118,7 +119,8 @@ class AttemptRunner:
             )
             # Whatever the VP's executor, a mission's own command is run by the command executor.
             name = "command" if self._mission.mission_type == "command" else self._profile.executor
-            result = registry.executor(name).run(self._brief(workspace), self._control)
+            with tracing.phase("vp.execute", usual=Stopped):
+                result = registry.executor(name).run(self._brief(workspace), self._control)
         finally:
             os.close(cwd_fd)
         if result is None:
@@ -210,13 +212,15 @@ class AttemptRunner:
         collection = Collection((), (), 0)
         self._close_workspace()
         if self._workspace is not None and reason not in GIVEN_BACK:
-            collection, verdict = self._collect(self._workspace, verdict, reason)
+            with tracing.phase("vp.publish"):
+                collection, verdict = self._collect(self._workspace, verdict, reason)
         ending = self._ending(verdict, collection)
         problem = self._write_receipt(_outcome(verdict, reason), verdict, ending)
         if problem is not None and verdict.failure is None:
             # Whoever sees "completed" can read the result; without a receipt on disk it is not completed.
             verdict = self._failed(FailureCode.EXECUTOR_ERROR, f"The receipt could not be written: {problem}")
-        landed = self._write_end(lambda tx: self._transition(tx, verdict, ending, reason))
+        with tracing.phase("vp.finish"):
+            landed = self._write_end(lambda tx: self._transition(tx, verdict, ending, reason))
         if landed is not None and landed.status == Status.CANCELLED and reason != StopReason.CANCELLED:
             self._write_receipt("cancelled", verdict, ending)  # the request came after the receipt was written
 

@@ -49,6 +49,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "restart": ("services", "Restart a VP's consumer when its missions have ended."),
     "resume": ("fleet", "Take from a VP's queue again, after a pause or a drain."),
     "worker": ("fleet", "Run one VP's consumer in the foreground."),
+    "serve": ("serve", "Serve the HTTP API and the dashboard."),
     "mcp": ("mcp", "Serve the tools to an agent host over MCP."),
     "keeper": ("fleet", "Run the keeper, which repairs, in the foreground."),
     "notify": ("notify", "Who is told of what happens, and what could not be told."),

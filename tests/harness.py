@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 CONFIG = """
 lease_seconds = {lease_seconds}
+[web]
+{web}
 [vp."vp.general.primary"]
 executor = "command"
 allow_commands = true
@@ -63,9 +65,19 @@ class Home:
     targets: Path
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
-    def configure(self, *, lease_seconds: float = 30, concurrency: int = 1, grace: float = 0.5, more: str = "") -> None:
-        """Write vp_queue.toml."""
-        text = CONFIG.format(lease_seconds=lease_seconds, concurrency=concurrency, grace=grace, targets=self.targets)
+    def configure(
+        self,
+        *,
+        lease_seconds: float = 30,
+        concurrency: int = 1,
+        grace: float = 0.5,
+        web: str = "enabled = false",
+        more: str = "",
+    ) -> None:
+        """Write vp_queue.toml; without a web face, whose port tests that run beside each other would fight for."""
+        text = CONFIG.format(
+            lease_seconds=lease_seconds, concurrency=concurrency, grace=grace, web=web, targets=self.targets
+        )
         (self.path / "vp_queue.toml").write_text(text + more)
 
     @property

@@ -45,7 +45,7 @@ LAYERS = {
     "vp_queue.operations.demo": 7,  # a user of the tools, as an agent is
     "vp_queue.hooks": 7,  # a face, as mcp is: what an agent host hears of the inbox
     "vp_queue.mcp": 7,
-    "vp_queue.web": 7,
+    "vp_queue.web": 8,  # serves the MCP server beside its own routes, and shares its pools and guards
     "vp_queue.adapters": 8,  # hosts within an agent's process: they call as the MCP server does, by mcp.calls
 }
 # Leaves may import everything; nothing imports them but themselves.
@@ -262,7 +262,8 @@ FORBIDDEN = [
     ("vp_queue.keeper.recovery", "from vp_queue import missions", "up"),
     ("vp_queue.missions", "from vp_queue.tools import vp_get_mission", "up"),
     ("vp_queue.tools", "from vp_queue import tool_schemas", "sideways"),
-    ("vp_queue.web.app", "from vp_queue.mcp import server", "sideways"),
+    ("vp_queue.mcp.server", "from vp_queue.web import app", "up"),
+    ("vp_queue.web.app", "from vp_queue.adapters import calling", "sideways"),
     ("vp_queue.mcp.server", "from vp_queue.ledger.transitions import accept", "view"),
     ("vp_queue.tools", "from vp_queue.ledger import transitions", "view"),
     ("vp_queue.tools", "import vp_queue.queue.huey", "view"),

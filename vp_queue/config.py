@@ -31,6 +31,7 @@ from vp_queue.config_notify import NOTIFY, SILENT, Notify, notify_of
 from vp_queue.config_places import default_home, sqlite_path
 from vp_queue.config_profile import BUILT_IN, VP_ID_FORM, Profile, expand_user, is_vp_id
 from vp_queue.config_retention import DEFAULT, KEY, Retention, retention_of
+from vp_queue.config_web import SERVED, WEB, Web, web_of
 from vp_queue.errors import ConfigurationError, UnknownVp
 
 __all__ = ["Profile", "Settings", "ensure_home", "load", "write_default_config"]
@@ -110,6 +111,7 @@ class Settings:
         min_free_bytes: dispatches are refused below it; 0 = never, None = by the size of the disk.
         retention: what is kept of missions whose VP has no profile any more, and of what belongs to no VP.
         notify: who is told of what happens to VPs that have no profile any more.
+        web: where the web face is served.
     """
 
     home: Path
@@ -125,6 +127,7 @@ class Settings:
     min_free_bytes: int | None = None
     retention: Retention = DEFAULT
     notify: Notify = SILENT
+    web: Web = SERVED
 
     @functools.cached_property
     def database_path(self) -> Path:
@@ -228,6 +231,7 @@ def _read(
     )
     retention = retention_of(tables.get(KEY, {}), DEFAULT, blame, (KEY,))
     notify = notify_of(tables.get(NOTIFY, {}), SILENT, blame, (NOTIFY,))
+    web = web_of(tables.get(WEB, {}), blame, (WEB,))
     vps = _roster(tables.get("vp", {}), retention, notify, blame, environ)
     merged: dict[str, object] = {}
     for source in sources:
@@ -251,6 +255,7 @@ def _read(
         min_free_bytes=general.min_free_bytes,
         retention=retention,
         notify=notify,
+        web=web,
     )
 
 
@@ -318,7 +323,7 @@ def _unreadable(path: Path | str, error: OSError) -> ConfigurationError:
 
 
 def _parse(path: Path) -> tuple[dict[str, object], dict[str, object], Blame]:
-    """The top-level values, the tables ``vp``, ``retention`` and ``notify``, and who is to blame for a key path."""
+    """The top-level values, the other tables by name, and who is to blame for a key path."""
     text = _text_of(path)
     try:
         lines = KeyLines(text)
@@ -333,7 +338,7 @@ def _parse(path: Path) -> tuple[dict[str, object], dict[str, object], Blame]:
         line, key = lines.line_of(key_path), dotted(key_path)
         return ConfigurationError(f"{path}:{line}: {key}: {problem}", file=str(path), key=key, line=line)
 
-    return data, {name: data.pop(name) for name in ("vp", KEY, NOTIFY) if name in data}, blame
+    return data, {name: data.pop(name) for name in ("vp", KEY, NOTIFY, WEB) if name in data}, blame
 
 
 def _at_line(path: Path, line: int, problem: str) -> ConfigurationError:

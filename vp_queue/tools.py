@@ -40,19 +40,14 @@ class Hints(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Definition:
-    """One tool: its name and function, the models of its arguments and answer, and what a host wants to know of it.
-
-    ``waits``: it may take as long as its caller asked for; :func:`call` then takes ``keep_waiting``.
-    """
+class Operation:
+    """Something a face offers: its name, the models of its arguments and answer, and what carries it out."""
 
     name: str
     title: str
-    function: Tool
     arguments: type[requests.Strict]
     answer: type[views.Answer]
     hints: Hints
-    waits: bool
     _use_case: Callable[..., views.Answer]
 
     @property
@@ -60,11 +55,18 @@ class Definition:
         """What it does, for a language model."""
         return inspect.cleandoc(self.arguments.__doc__ or "")
 
+    def parse(self, given: dict[str, Any], positional: tuple[Any, ...] = ()) -> Any:
+        """The arguments as the contract's model.
+
+        Raises:
+            ValidationError: they are none; the error names the field.
+        """
+        return _parse(self.arguments, list(self.arguments.model_fields), positional, given)
+
     def answer_to(self, positional: tuple[Any, ...], given: dict[str, Any], **more: Any) -> dict[str, Any]:
         """Carry it out; whatever goes wrong is an answer too."""
         try:
-            request = _parse(self.arguments, list(self.arguments.model_fields), positional, given)
-            return self._use_case(request, **more).dump()
+            return self._use_case(self.parse(given, positional), **more).dump()
         except VpError as error:
             return _failure(error)
         except Exception:
@@ -75,6 +77,17 @@ class Definition:
                     f"vp-queue failed inside; the log has the details under error id {error_id}.", error_id=error_id
                 )
             )
+
+
+@dataclass(frozen=True)
+class Definition(Operation):
+    """One tool: an operation that every face offers, and what a host wants to know of it besides.
+
+    ``waits``: it may take as long as its caller asked for; :func:`call` then takes ``keep_waiting``.
+    """
+
+    function: Tool
+    waits: bool
 
 
 DEFINITIONS: Final[dict[str, Definition]] = {}
@@ -93,7 +106,7 @@ def _tool(
     def call(*positional: Any, **given: Any) -> dict[str, Any]:
         return definition.answer_to(positional, given)
 
-    definition = DEFINITIONS[name] = Definition(name, title, call, arguments, answer, hints, waits, use_case)
+    definition = DEFINITIONS[name] = Definition(name, title, arguments, answer, hints, use_case, call, waits)
     call.__name__ = call.__qualname__ = name
     call.__doc__ = arguments.__doc__
     signature = inspect.Signature(

@@ -275,7 +275,9 @@ def test_the_configuration_is_as_promised(home: Home) -> None:
     for section in (name for name in parser.sections() if name.startswith("program:")):
         assert (parser[section]["stopsignal"], parser[section]["stopwaitsecs"]) == ("TERM", "30")
         assert parser[section]["autorestart"] == "true"
-    home.configure(more=EXTRA)
+    assert parser["program:web"]["command"] == "vp serve"
+    assert generated_programs(config.load()) == {"web": "[program:web]\nautostart=false\n"}
+    home.configure(web="enabled = true", more=EXTRA)
     made = generated_programs(config.load())
     assert list(made) == ["vp.extra"]
     assert made["vp.extra"].startswith("[program:vp.extra]\ncommand=huey_consumer")

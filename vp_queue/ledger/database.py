@@ -30,7 +30,7 @@ from playhouse.cysqlite_ext import CySqliteDatabase
 
 from vp_queue import clock
 from vp_queue.contracts import limits
-from vp_queue.errors import LedgerUnavailable
+from vp_queue.errors import LedgerUnavailable, VpError
 from vp_queue.ledger import forks, models, schema, tally
 from vp_queue.ledger.trouble import DRIVER_ERRORS, corrupt, is_busy, translated_errors
 
@@ -302,6 +302,24 @@ def write_transaction(*, synced: bool = True) -> Iterator[Transaction]:
     announce(transaction.events)
 
 
+def is_writable() -> bool:
+    """Whether the write lock can be had soon; it is let go at once, and nothing is written."""
+    ledger = current()
+    try:
+        with forks.passage(), translated_errors(ledger.path):
+            _reattach(ledger)
+            with _staying_with(ledger), _begun(ledger, BEGIN_WAIT_SECONDS):
+                raise _NothingToWrite
+    except _NothingToWrite:
+        return True
+    except VpError:
+        return False
+
+
+class _NothingToWrite(Exception):
+    """Rolls a transaction back."""
+
+
 @contextlib.contextmanager
 def as_it_is(path: Path, lock: Literal["deferred", "immediate"]) -> Iterator[LedgerDatabase]:
     """A transaction on the ledger at ``path`` as it is: neither migrated nor made current. For its copies only.
@@ -340,8 +358,8 @@ def _begun_unsynced(ledger: Ledger) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _begun(ledger: Ledger) -> Iterator[None]:
-    deadline = clock.monotonic() + limits.WRITE_WAIT_SECONDS
+def _begun(ledger: Ledger, wait_seconds: float = limits.WRITE_WAIT_SECONDS) -> Iterator[None]:
+    deadline = clock.monotonic() + wait_seconds
     atomic = ledger.db.transaction("immediate")
     while True:
         try:

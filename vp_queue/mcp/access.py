@@ -7,12 +7,13 @@ browsers send, must be the very address that was asked. The token protects from 
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import json
 import os
 import re
 import stat
-from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, MutableMapping
 from typing import Any, Final
 
 import anyio
@@ -29,6 +30,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 SHORTEST_TOKEN: Final = 16
+NO_TOKEN: Final = "A valid bearer token is needed: VP_TOKEN, or what stands in the file `token` of VP_HOME."
+_SINGLE: Final = frozenset({b"host", b"origin", b"authorization", b"cookie", b"x-csrf-token", b"sec-fetch-site"})
 _HOST: Final = re.compile(r"(?:\[([0-9a-z:.%]+)\]|([^\[\]:@/\s]+))(?::[0-9]*)?")
 
 
@@ -73,8 +76,8 @@ class Guard:
             hosts: the names and addresses, without port, by which this server may be asked.
         """
         self._app = app
-        self._token = token.encode() if token is not None else None
-        self._hosts = frozenset(host.lower() for host in hosts if host)
+        self._token = token
+        self._hosts = hosts_of(hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":  # nothing here speaks it
@@ -83,41 +86,63 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers: dict[bytes, bytes] = {}
-        for name, value in scope["headers"]:
-            # Of two, which one counts would be a matter of taste.
-            headers[name] = b"" if name in headers and name in (b"host", b"origin", b"authorization") else value
-        refused = self._refused(headers)
-        if refused is not None:
-            await _refuse(*refused, send)
-            return
-        gone = scope[DISCONNECTED] = anyio.Event()
+        headers = headers_of(scope)
+        foreign = why_foreign(headers, self._hosts)
+        if foreign is not None:
+            await _refuse(403, foreign, send)
+        elif self._token is not None and not bears(headers, self._token):
+            await _refuse(401, NO_TOKEN, send)
+        else:
+            with noting_departure(scope, receive) as noting:
+                await self._app(scope, noting, send)
 
-        async def noting() -> Message:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                gone.set()
-            return message
 
-        try:
-            await self._app(scope, noting, send)
-        finally:
+def headers_of(scope: Scope) -> dict[bytes, bytes]:
+    """A request's headers; of those that access depends on, one that stands twice is empty."""
+    headers: dict[bytes, bytes] = {}
+    for name, value in scope["headers"]:
+        # Of two, which one counts would be a matter of taste.
+        headers[name] = b"" if name in headers and name in _SINGLE else value
+    return headers
+
+
+def hosts_of(names: Collection[str]) -> frozenset[str]:
+    """Names and addresses, without port, in the form in which requests are compared with them."""
+    return frozenset(name.lower() for name in names if name)
+
+
+def why_foreign(headers: Mapping[bytes, bytes], hosts: frozenset[str]) -> str | None:
+    """Why a request is not for this server, or comes from another site's page; None: it is and does not."""
+    host = headers.get(b"host", b"").decode("latin-1").lower()
+    if without_port(host) not in hosts:
+        return f"Requests must be for one of these hosts: {', '.join(sorted(hosts))}."
+    origin = headers.get(b"origin")
+    if origin is not None and origin.decode("latin-1").lower() not in (f"http://{host}", f"https://{host}"):
+        return "Requests from pages of other sites are not answered."
+    return None
+
+
+def bears(headers: Mapping[bytes, bytes], token: str) -> bool:
+    """Whether a request carries the bearer token."""
+    scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+    return scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), token.encode())
+
+
+@contextlib.contextmanager
+def noting_departure(scope: Scope, receive: Receive) -> Iterator[Receive]:
+    """Note in the scope when the client has gone away; within the block, messages are received by what it gives."""
+    gone = scope[DISCONNECTED] = anyio.Event()
+
+    async def noting() -> Message:
+        message = await receive()
+        if message["type"] == "http.disconnect":
             gone.set()
+        return message
 
-    def _refused(self, headers: dict[bytes, bytes]) -> tuple[int, str] | None:
-        """The status and message with which a request is turned away; None: it may pass."""
-        host = headers.get(b"host", b"").decode("latin-1").lower()
-        if without_port(host) not in self._hosts:
-            return 403, f"Requests must be for one of these hosts: {', '.join(sorted(self._hosts))}."
-        origin = headers.get(b"origin")
-        if origin is not None and origin.decode("latin-1").lower() not in (f"http://{host}", f"https://{host}"):
-            return 403, "Requests from pages of other sites are not answered."
-        if self._token is None:
-            return None
-        scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
-        if scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), self._token):
-            return None
-        return 401, "A valid bearer token is needed: VP_TOKEN, or what stands in the file `token` of VP_HOME."
+    try:
+        yield noting
+    finally:
+        gone.set()
 
 
 def without_port(host: str) -> str:

@@ -71,6 +71,10 @@ class Calls:
         """Run what reads the ledger by other means than a tool."""
         return await anyio.to_thread.run_sync(look, limiter=self._reads)
 
+    async def write(self, change: Callable[[], Any]) -> Any:
+        """Run what writes to the ledger by other means than a tool."""
+        return await anyio.to_thread.run_sync(change, limiter=self._writes)
+
     def end_waits(self) -> None:
         """Have each wait answer now, as if its time were up: the server is about to end."""
         self._closing = True

@@ -38,6 +38,9 @@ POEM: Final = "Write a poem of eight short lines about a patient queue that keep
 CODE: Final = "Write a function that turns a number into a Roman numeral, with tests, in a git repository."
 
 CONFIGURATION: Final = """\
+[web]
+enabled = false
+
 [vp."vp.general.primary"]
 executor = "model"
 [vp."vp.general.primary".options]

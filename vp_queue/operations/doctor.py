@@ -251,7 +251,11 @@ def _processes(settings: Settings, supervised: Mapping[str, Any]) -> Iterator[Ch
     if daemon is None:
         yield check("supervisord", None, "not running", "Run: vp up --detach (or vp worker and vp keeper yourself)")
     else:
-        idle = [p["name"] for p in supervised["programs"] if p["state"] in ("BACKOFF", "FATAL", "EXITED")]
+        idle = [
+            f"{p['name']} ({p['detail']})"
+            for p in supervised["programs"]
+            if p["state"] in ("BACKOFF", "FATAL", "EXITED")
+        ]
         detail = f"pid {daemon['pid']}, {daemon['state']}" + (f"; failing: {', '.join(idle)}" if idle else "")
         yield check("supervisord", not idle, detail, f"See {settings.logs_dir}")
     if not _readable(settings):

@@ -25,6 +25,7 @@ from vp_queue.errors import ConfigurationError
 
 TEMPLATE: Final = Path(__file__).parents[1] / "supervisord.conf"
 KEEPER: Final = "keeper"
+WEB: Final = "web"
 
 _PATTERN_VP: Final = "vp.general.primary"  # the program that others are copied from
 _HOME: Final = "%(ENV_VP_HOME)s"
@@ -142,12 +143,19 @@ def generated_programs(settings: Settings) -> dict[str, str]:
             programs[vp_id] = pattern.replace(_PATTERN_VP, vp_id)
         elif vp_id in literal and not profile.enabled:
             programs[vp_id] = f"[program:{vp_id}]\nautostart=false\n"
+    if not settings.web.enabled:
+        programs[WEB] = f"[program:{WEB}]\nautostart=false\n"
     return programs
 
 
 def wanted_programs(settings: Settings) -> list[str]:
-    """The programs that should be running."""
+    """The programs without which missions do not run or are not repaired."""
     return [KEEPER, *(vp_id for vp_id, profile in settings.vps.items() if profile.enabled)]
+
+
+def watched_programs(settings: Settings) -> list[str]:
+    """The programs that should be running; the web face may fail to, and nothing else fails for it."""
+    return [*wanted_programs(settings), *([WEB] if settings.web.enabled else [])]
 
 
 def _section(template: str, program: str) -> str:

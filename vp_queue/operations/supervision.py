@@ -24,7 +24,7 @@ from vp_queue import clock, missions
 from vp_queue.config import Settings
 from vp_queue.errors import ConfigurationError, InternalError, LedgerBusy, VpDisabled
 from vp_queue.ledger import database
-from vp_queue.operations.programs import KEEPER, Place, place, wanted_programs, write
+from vp_queue.operations.programs import KEEPER, WEB, Place, place, wanted_programs, watched_programs, write
 from vp_queue.operations.supervision_locks import POLL_SECONDS, at_work, polled, take
 from vp_queue.operations.supervisord import STOPPED_STATES, Supervisord, connect
 
@@ -37,6 +37,8 @@ BACKOFF_PATIENCE_SECONDS: Final = 4.0
 STOP_WAIT_SECONDS: Final = 32.0  # supervisord's stopwaitsecs=30, and its own tick
 EXIT_WAIT_SECONDS: Final = 8.0
 LOG_TAIL_BYTES: Final = 2_000
+ERROR: Final = "Error: "  # how a command's complaint begins
+FAILING_STATES: Final = ("BACKOFF", "FATAL", "EXITED")
 
 
 @dataclass
@@ -162,7 +164,8 @@ def report(settings: Settings) -> dict[str, Any]:
             "socket": str(where.socket),
             "configuration": str(where.conf),
         }
-        return {"supervisord": about, "programs": [_program(where, info) for info in running.programs()]}
+        shown = [info for info in running.programs() if info["name"] != WEB or settings.web.enabled or info["pid"]]
+        return {"supervisord": about, "programs": [_program(where, info) for info in shown]}
 
 
 def programs(settings: Settings) -> list[dict[str, Any]]:
@@ -201,12 +204,17 @@ def consumer(settings: Settings, vp_id: str) -> tuple[list[str], dict[str, str]]
 
 
 def _program(where: Place, info: Mapping[str, Any]) -> dict[str, Any]:
+    why = info["spawnerr"] or info["description"]
+    if info["name"] == WEB and info["statename"] in FAILING_STATES:
+        # It says so itself, in its last words: that its port is taken, for one.
+        errors = [line for line in _tail(where.log(WEB)).splitlines() if line.startswith(ERROR)]
+        why = errors[-1].removeprefix(ERROR) if errors else why
     return {
         "name": info["name"],
         "state": info["statename"],
         "pid": info["pid"] or None,
         "uptime_seconds": max(0, info["now"] - info["start"]) if info["pid"] else None,
-        "detail": info["spawnerr"] or info["description"],
+        "detail": why,
         "log": str(where.log(info["name"])),
     }
 
@@ -300,7 +308,7 @@ def _update(running: Supervisord, settings: Settings) -> Changes:
         for name in (*changed, *added):
             running.add(name)
         idle = {p["name"] for p in running.programs() if p["statename"] in STOPPED_STATES}
-        started = [name for name in wanted_programs(settings) if name in idle and name not in (*added, *changed)]
+        started = [name for name in watched_programs(settings) if name in idle and name not in (*added, *changed)]
         for name in started:
             running.start(name)
     return Changes(added=added, restarted=changed, removed=removed, started=started)
@@ -320,11 +328,11 @@ def _await_running(where: Place, running: Supervisord, wanted: Sequence[str]) ->
         states = {name: program["statename"] for name, program in programs.items()}
         at_work = missions.worker_pids()
         late = [name for name in wanted if states.get(name) != "RUNNING" or programs[name]["pid"] not in at_work]
-        if not late:
-            return
         now = clock.monotonic()
+        if not late and (states.get(WEB) != "STARTING" or now > deadline):  # whether that comes up is another matter
+            return
         for name in late:
-            if states.get(name) in ("BACKOFF", "FATAL", "EXITED"):
+            if states.get(name) in FAILING_STATES:
                 since = failing_since.setdefault(name, now)
                 if states[name] == "FATAL" or now - since > BACKOFF_PATIENCE_SECONDS:
                     raise _not_running(where, name, states[name])

@@ -23,6 +23,8 @@ KEEPER: Final = "keeper"
 
 CONFIG: Final = """
 lease_seconds = {lease_seconds}
+[web]
+enabled = false
 """
 VP: Final = """
 [vp."{vp_id}"]

@@ -714,7 +714,8 @@ def test_a_question_is_asked_and_answered_within_one_attempt(wall: WallClock) ->
     assert event_rows(subject.mission_id)[-1].data == question
     mission = write(lambda tx: transitions.answer(tx, subject.mission_id, question["question_id"], "red"))
     assert (mission.status, mission.question, mission.attempt) == (RUNNING, None, 1)
-    assert event_rows(subject.mission_id)[-1].data == {"question_id": question["question_id"], "answer": "red", "by": BY}
+    told = {"question_id": question["question_id"], "answer": "red", "by": BY}
+    assert event_rows(subject.mission_id)[-1].data == told
     assert write(lambda tx: leases.renew(tx, subject.claim, 30, None)), "the lease outlives the question"
 
 

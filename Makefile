@@ -95,11 +95,12 @@ faults: model-for-tests ## run the slow tests, the fault tests in their long mod
 campaign: $(STAMP) ## SECONDS=90 of random faults on a real installation; SEED= replays one
 	$(PY) -m tests.faults.campaign --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
-bench: $(STAMP) ## measure dispatch, start, rescue, the command line and the MCP server (some minutes)
+bench: $(STAMP) ## measure dispatch, start, rescue, the command line, the MCP server and live events (some minutes)
 	$(PY) bench/dispatch.py $(ARGS)
 	$(PY) bench/rescue.py
 	$(PY) bench/cli.py
 	$(PY) bench/mcp_start.py
+	$(PY) bench/sse.py
 
 # The second follows the first, so that both can be installed in one environment. vp-queue itself, which its extra
 # `hosts` names, is there already.

@@ -38,12 +38,13 @@ class Server:
         headers = {"authorization": f"Bearer {self.token}", **more.pop("headers", {})}
         return httpx.Client(base_url=self.url, headers=headers, timeout=WITHIN_SECONDS, **more)
 
-    def browser(self, **more: Any) -> httpx.Client:
+    @contextlib.contextmanager
+    def browser(self) -> Iterator[httpx.Client]:
         """One that has logged in, as a browser does."""
-        client = httpx.Client(base_url=self.url, headers={"accept": "text/html"}, timeout=WITHIN_SECONDS, **more)
-        entered = client.post("/login", data={"token": self.token}, headers={"origin": self.url.rstrip("/")})
-        assert entered.status_code == 303, entered.text
-        return client
+        with httpx.Client(base_url=self.url, headers={"accept": "text/html"}, timeout=WITHIN_SECONDS) as client:
+            entered = client.post("/login", data={"token": self.token}, headers={"origin": self.url.rstrip("/")})
+            assert entered.status_code == 303, entered.text
+            yield client
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         """End it; the exit code."""

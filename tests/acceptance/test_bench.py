@@ -89,3 +89,8 @@ def test_command_line(tmp_path: Path) -> None:
     assert told["commands"]["python -I -c pass"]["times_bare"] == 1
     assert [len(row) for row in told["imports"]] == [3] * 4
     assert len(told["goals"]) == 2
+
+
+def test_fifty_streams_of_events_miss_nothing(tmp_path: Path) -> None:
+    told = document(run("sse.py", "--seconds", "3", "--json", "--strict", folder=tmp_path))
+    assert told["sse"]["events"] >= 30

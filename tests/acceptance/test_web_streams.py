@@ -103,7 +103,7 @@ def test_a_server_that_is_stopped_and_started_again_loses_nothing_for_its_client
 def flood(count: int) -> None:
     """So many events, in two each of missions that nobody runs."""
     for _ in range(count // 2):
-        ok(tools.vp_cancel_mission(mission_id=shell("true", metadata={"x": "y" * 2_000})["mission_id"]))
+        ok(tools.vp_cancel_mission(mission_id=shell("true")["mission_id"], reason="y" * 2_000))
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def small_ring(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def slow_client(server_here: tuple[int, str]) -> None:
-    """A client that takes nothing while a hundred events happen, and then all of them."""
+    """A client that takes nothing while two hundred events happen, and then all of them."""
     port, token = server_here
     begun = missions.newest_seq()
     with socket.socket() as stream:
@@ -127,7 +127,7 @@ def slow_client(server_here: tuple[int, str]) -> None:
         text = b""
         while b"retry:" not in text:  # from here on everything is to come
             text += stream.recv(64)
-        flood(100)
+        flood(200)
         wanted = feed(begun)
         while f"id: {wanted[-1]}\n".encode() not in text:
             piece = stream.recv(65_536)
@@ -148,6 +148,7 @@ def server_here(home: Home, small_ring: None) -> Iterator[tuple[int, str]]:
     token = "0123456789abcdef"
     made = app.face(token=token)
     opened = http.listen("127.0.0.1", 0)
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)  # so that the client's slowness is felt
     running = uvicorn.Server(uvicorn.Config(made.app, log_level="warning", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=running.run, kwargs={"sockets": [opened]})
     thread.start()

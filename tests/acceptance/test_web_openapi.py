@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+import requests
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
@@ -21,6 +22,7 @@ from vp_queue import tools
 from vp_queue.web import app, openapi, operations
 
 SEED = 20261125
+LONGEST_ADDRESS = 65_536  # the HTTP server's own limit; it then closes the connection
 CHECKS = [
     schemathesis.checks.not_a_server_error,
     promised.status_code_conformance,
@@ -103,7 +105,11 @@ def fuzz(server: Server, examples: int) -> None:
             if "timeout_seconds" in (case.query or {}):
                 case.query["timeout_seconds"] = 0  # a wait as long as the fuzzer likes is not what is tested
             case.headers["accept"] = "application/json"
-            answer = case.call(base_url=server.url, headers=headers, timeout=30)
+            try:
+                answer = case.call(base_url=server.url, headers=headers, timeout=30)
+            except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
+                assert len(str(case.query)) > LONGEST_ADDRESS / 2, "only an address beyond all bounds is cut off"
+                return
             case.validate_response(answer, checks=CHECKS)
             if answer.headers.get("content-type") == "application/json" and answer.status_code >= 400:
                 assert answer.request.method == "HEAD" or "/readyz" in answer.url or answer.json()["ok"] is False

@@ -134,7 +134,7 @@ def tokens() -> None:
 
 def cookies() -> None:
     gate = Gate()
-    value, session = gate.sessions.begin()
+    value, session = gate.sessions.start()
     version, expires, nonce, mac = value.split(".")
     later, other = str(int(expires) + 1), "A" * len(nonce)
     forged = [f"{version}.{later}.{nonce}.{mac}", f"{version}.{expires}.{other}.{mac}", f"v2.{expires}.{nonce}.{mac}"]
@@ -145,7 +145,7 @@ def cookies() -> None:
         "",
         "x",
         f"{value}.x",
-        sessions.Sessions("x" * 20).begin()[0],
+        sessions.Sessions("x" * 20).start()[0],
     ]
     for each in (each for each in ASKED if each.path not in OPEN):
         for wrong in forged:
@@ -162,8 +162,8 @@ def cookies() -> None:
 
 def csrf_tokens() -> None:
     gate = Gate()
-    value, session = gate.sessions.begin()
-    _, other = gate.sessions.begin()
+    value, session = gate.sessions.start()
+    _, other = gate.sessions.start()
     form = {"content-type": "application/x-www-form-urlencoded"}
     for each in (each for each in CHANGES if each.path not in ("/login", "/mcp")):
         gate.refuses(each, 403, cookie=value)
@@ -190,7 +190,7 @@ def csrf_tokens() -> None:
 
 def read_only() -> None:
     gate = Gate(read_only=True)
-    value, session = gate.sessions.begin()
+    value, session = gate.sessions.start()
     for each in ASKED:
         if each.changes and each.path not in CHANGES_NOTHING:
             refused = gate.refuses(each, 403, bearer=TOKEN)
@@ -296,7 +296,7 @@ def frozen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
 
 
 def test_a_session_lasts_twelve_hours_outlives_the_server_and_ends_with_the_token(frozen: list[float]) -> None:
-    value, session = sessions.Sessions(TOKEN).begin()
+    value, session = sessions.Sessions(TOKEN).start()
     restarted = sessions.Sessions(TOKEN)
     assert restarted.find(value) == session
     assert sessions.Sessions(TOKEN + "2").find(value) is None

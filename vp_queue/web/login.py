@@ -32,7 +32,7 @@ def routes(sessions: Sessions) -> list[BaseRoute]:
         if not sessions.is_token(_text(form.get("token")).strip()):
             refused = answers.failure(Unauthorized(WRONG).as_dict())
             return _form(request, following, WRONG, refused) if answers.wants_page(request) else refused
-        value, _ = sessions.begin()
+        value, _ = sessions.start()
         entered = RedirectResponse(following, 303)
         # Strict, and for this host alone: no other site's page sends it, in whatever way it asks.
         entered.set_cookie(

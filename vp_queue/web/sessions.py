@@ -48,7 +48,7 @@ class Sessions:
         self._revoked: dict[str, int] = {}
         self._wrong: deque[float] = deque(maxlen=WRONG_LOGINS)
 
-    def begin(self) -> tuple[str, Session]:
+    def start(self) -> tuple[str, Session]:
         """A new session, and its cookie's value."""
         expires, nonce = int(clock.now().timestamp()) + LASTS_SECONDS, secrets.token_urlsafe(24)
         return f"v1.{expires}.{nonce}.{self._mac(f'v1.{expires}.{nonce}')}", self._session(nonce, expires)

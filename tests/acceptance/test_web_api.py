@@ -336,3 +336,36 @@ def test_it_ends_in_order_and_answers_what_waits(home: Home) -> None:
         wait.join(30)
         assert answers[0].json()["timed_out"] is True
         assert "Traceback" not in server.log.read_text()
+
+
+def test_a_body_that_is_too_long_is_answered_however_it_comes(server: Server, api: httpx.Client) -> None:
+    large = b"x" * (3 * 1024 * 1024)
+    json_type = {"content-type": "application/json"}
+    for content in (large, iter([large[: len(large) // 2]] * 2)):
+        error(api.post(f"{API}/missions", content=content, headers=json_type), 413, "limit_exceeded")
+    error(httpx.post(f"{server.url}login", content=large), 413, "limit_exceeded")
+    error(api.post("/mcp", content=large), 413, "limit_exceeded")
+
+
+def test_what_nobody_foresaw_is_an_internal_error_with_an_id_that_stands_in_the_log(
+    home: Home, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import anyio
+
+    from vp_queue.web import api as routes
+    from vp_queue.web import app
+
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("a secret of the inside")
+
+    monkeypatch.setattr(routes.arguments, "of_query", broken)
+    made = app.face(token="0123456789abcdef")
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(app=made.app, raise_app_exceptions=False)  # type: ignore[arg-type]
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            return await client.get(f"{API}/vps", headers={"authorization": "Bearer 0123456789abcdef"})
+
+    told = error(anyio.run(ask), 500, "internal_error")
+    assert told["details"]["error_id"] in caplog.text
+    assert "secret" not in told["message"]

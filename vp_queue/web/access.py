@@ -11,6 +11,7 @@ sender said how long it is, and the CSRF token of a plain form is found without 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection
 from typing import Final
 from urllib.parse import parse_qs, quote
@@ -28,6 +29,7 @@ from vp_queue.web.sessions import COOKIE, Session, Sessions, is_csrf_token
 
 BODY_BYTES: Final = 2 * 1024 * 1024
 LOGIN_BODY_BYTES: Final = 8 * 1024
+DISCARDED_BYTES: Final = 16 * 1024 * 1024
 BODY_SECONDS: Final = 30.0
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 FORM: Final = "application/x-www-form-urlencoded"
@@ -162,30 +164,35 @@ def csrf_field(body: bytes) -> str | None:
 
 
 def _face(request: Request) -> str:
-    return "http" if request.scope["path"].startswith("/api/") else "dashboard"
+    path = request.scope["path"]
+    return "http" if path.startswith("/api/") else "mcp" if path.startswith(BEARER_ONLY) else "dashboard"
 
 
 async def _body(request: Request, receive: Receive, limit: int) -> tuple[bytes | None, Response | None]:
     """A request's body, or the answer to one that is too long or too slow; neither: its sender has gone."""
     too_long = LimitExceeded(f"A request's body may have {limit:,} bytes.", limit_bytes=limit)
+    refuse = functools.partial(answers.told, request, too_long, 413, {"connection": "close"})
     length = request.headers.get("content-length", "0")
-    if length.isdigit() and len(length) < 20 and int(length) > limit:
-        return b"", answers.told(request, too_long, 413, {"connection": "close"})
-    body = bytearray()
+    told = int(length) if length.isdigit() and len(length) < 20 else 0
+    if told > DISCARDED_BYTES or (told > limit and "expect" in request.headers):  # which waits to be told to send it
+        return b"", refuse()
+    body, size = bytearray(), 0
     try:
         with anyio.fail_after(BODY_SECONDS):
-            while True:
+            # What is too long is read on for a while: a client that is cut off while it sends sees no answer.
+            while size <= DISCARDED_BYTES:
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     return None, None
-                body += message.get("body", b"")
-                if len(body) > limit:
-                    return b"", answers.told(request, too_long, 413, {"connection": "close"})
+                piece = message.get("body", b"")
+                size += len(piece)
+                body += piece if size <= limit else b""
                 if not message.get("more_body"):
-                    return bytes(body), None
+                    break
     except TimeoutError:
         error = ValidationError(f"The request's body did not come within {BODY_SECONDS:.0f} seconds; send it again.")
         return b"", answers.told(request, error, 408, {"connection": "close"})
+    return (bytes(body), None) if size <= limit else (b"", refuse())
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

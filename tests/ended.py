@@ -26,6 +26,15 @@ ARTIFACT = {
     "sha256": hashlib.sha256(CONTENT).hexdigest(),
     "role": "output",
 }
+REQUEST: dict[str, Any] = {
+    "mission_type": "task",
+    "objective": "x",
+    "constraints": {},
+    "budget": {},
+    "metadata": {},
+    "priority": 0,
+    "max_attempts": 1,
+}
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)
 
 
@@ -104,17 +113,10 @@ def _made(
     new = NewMission(
         mission_id=clock.new_mission_id(),
         vp_id=vp_id,
-        mission_type="task",
-        objective="x",
-        constraints={},
-        budget={},
-        metadata={},
-        priority=0,
-        max_attempts=1,
         request_digest="digest",
         idempotency_key=key,
         expires_at=tx.now if status == Status.EXPIRED else None,
-        **values,
+        **{**REQUEST, **values},
     )
     transitions.accept(tx, new)
     if status == Status.EXPIRED:

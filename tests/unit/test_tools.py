@@ -238,6 +238,9 @@ TAKES: dict[str, set[str]] = {
     "status": {"none"},
     "limit": {"an int"},
     "cursor": {"none"},
+    "text": {"none", *TEXTS},
+    "created_after": {"none"},
+    "created_before": {"none"},
     "timeout_seconds": set(),  # it would wait; bounds are tested below
     "reason": {"an empty text", *TEXTS},
     "paths": {"none", "a tuple"},
@@ -398,6 +401,9 @@ def bounds(name: str) -> dict[str, tuple[list[Any], list[Any]]]:
         ),
         "limit": ([1], [0, -1]),
         "cursor": (["m-0123456789"], ["", "m-1", "x"]),
+        "text": (["t", "ü" * text.SEARCH_CHARS, "%", "_", "\\", "'"], ["", "t" * (text.SEARCH_CHARS + 1)]),
+        "created_after": ([future, "9999-12-31T23:59:59Z"], ["2030-01-01T00:00:00", "yesterday", 1]),
+        "created_before": ([future, "1970-01-01T00:00:00Z"], ["2030-01-01T00:00:00", "yesterday", 1]),
         "timeout_seconds": ([0, 0.0, 0.001], [-0.001, -1, text.WAIT_SECONDS + 0.001]),
         "reason": (["", "r" * text.REASON_CHARS], ["r" * (text.REASON_CHARS + 1)]),
         "paths": (

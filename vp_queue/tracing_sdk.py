@@ -15,6 +15,7 @@ import os
 import threading
 from collections.abc import Iterator
 from datetime import datetime
+from functools import cache
 from typing import Any, Final
 
 from vp_queue import __version__, clock
@@ -33,24 +34,31 @@ _own: list[Any] = []  # our tracer or None, once it was looked for
 
 def tracer() -> Any | None:
     """The host application's tracer, or ours; None: OpenTelemetry is not installed, or switched off."""
-    try:
+    if _installed():
         from opentelemetry import trace
         from opentelemetry.sdk.trace import TracerProvider
-    except Exception as error:
-        # Other programs read the same variables, so not to have it is no mistake; and no mission fails by a broken one.
-        logger.debug("no traces: %s", error)
-        return None
-    host = trace.get_tracer_provider()
-    if isinstance(host, TracerProvider):
-        return host.get_tracer("vp_queue", __version__)
+
+        host = trace.get_tracer_provider()
+        if isinstance(host, TracerProvider):
+            return host.get_tracer("vp_queue", __version__)
     with _lock:
         if not _own:
             _own.append(None)
             try:
                 _own[0] = _made_from_the_environment()
-            except Exception as error:  # say, a time-out that is no number
+            except Exception as error:  # say, a queue of less than nothing
                 logger.warning("no traces: the OTEL_* variables cannot be used: %s", error)
         return _own[0]
+
+
+@cache
+def _installed() -> bool:
+    try:
+        import opentelemetry.sdk.trace  # noqa: F401
+    except Exception as error:  # a broken one must not fail a mission either
+        logger.info("no traces: pip install 'vp-queue[otel]' (%s)", error)
+        return False
+    return True
 
 
 def _made_from_the_environment() -> Any | None:
@@ -75,6 +83,8 @@ def _made_from_the_environment() -> Any | None:
 
 def _switched_off() -> str | None:
     """Why the environment asks for no traces that could be sent, if so."""
+    if not _installed():
+        return "OpenTelemetry is missing"
     if not any(os.environ.get(name) for name in SWITCHES):
         return "no endpoint"
     if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":

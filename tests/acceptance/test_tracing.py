@@ -229,6 +229,37 @@ def test_a_dispatch_is_part_of_what_its_caller_does_by_the_callers_own_provider(
     assert only(spans, "vp.attempt").service == "vp-queue"
 
 
+FORKS = """
+import os, sys
+from vp_queue import tools
+def dispatch():
+    print(tools.vp_dispatch_mission(vp_id="vp.general.primary", objective="x")["mission"]["mission_id"], flush=True)
+dispatch()
+child = os.fork()
+dispatch()
+sys.stdin.read()  # until the test has seen the spans: a forked child sends nothing at its exit
+if child:
+    os.waitpid(child, 0)
+"""
+
+
+def test_a_process_that_forks_goes_on_telling_on_both_sides(home: Home, received: Collector) -> None:
+    forks = subprocess.Popen(
+        [sys.executable, "-c", FORKS],
+        env={**home.environment, **received.environment()},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    try:
+        until(lambda: len({span.mission for span in received.spans}) == 3, "both have told")
+    finally:
+        stdout, _ = forks.communicate(timeout=60)
+    assert forks.returncode == 0
+    assert {span.mission for span in received.spans} == set(stdout.split())
+
+
 # --- when it cannot be told ---------------------------------------------------------------------
 
 

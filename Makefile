@@ -101,6 +101,7 @@ bench: $(STAMP) ## measure dispatch, start, rescue, the command line, the MCP se
 	$(PY) bench/cli.py
 	$(PY) bench/mcp_start.py
 	$(PY) bench/sse.py
+	$(PY) bench/overview.py
 
 # The second follows the first, so that both can be installed in one environment. vp-queue itself, which its extra
 # `hosts` names, is there already.

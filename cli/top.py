@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import sys
 from collections.abc import Iterator
@@ -101,7 +102,10 @@ def _keys() -> Iterator[None]:
 
 
 def _quit_pressed(seconds: float) -> bool:
-    """Wait so many seconds; whether q was pressed meanwhile."""
-    keyboard = [sys.stdin] if sys.stdin.isatty() else []
-    pressed, _, _ = select.select(keyboard, [], [], seconds)
-    return bool(pressed) and sys.stdin.read(1) in ("q", "Q", "")
+    """Wait so many seconds, or less if a key is pressed; whether it was q, or the terminal has gone."""
+    keyboard = [sys.stdin.fileno()] if sys.stdin.isatty() else []
+    if not select.select(keyboard, [], [], seconds)[0]:
+        return False
+    # Not by sys.stdin: what it had read beyond a key, select would not tell of.
+    pressed = os.read(keyboard[0], 64)
+    return not pressed or b"q" in pressed.lower()

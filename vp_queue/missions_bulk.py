@@ -13,7 +13,7 @@ from vp_queue.contracts import limits
 from vp_queue.contracts import requests as asked
 from vp_queue.contracts.overview import BulkAnswer, BulkError
 from vp_queue.contracts.selections import CancelMatching, RetryMatching, Selection
-from vp_queue.errors import VpError
+from vp_queue.errors import LedgerUnavailable, VpError
 from vp_queue.ledger import database, lists
 from vp_queue.missions_lists import filter_of
 
@@ -80,7 +80,7 @@ def _on_all(request: Selection, find: Find, change: Callable[[str], str | None])
         try:
             found = change(mission_id)
         except VpError as error:
-            if error.retryable or error.code == "ledger_unavailable":
+            if error.retryable or isinstance(error, LedgerUnavailable):
                 if not done:
                     raise
                 break  # the ledger is in trouble, not this mission: it is left for the next call

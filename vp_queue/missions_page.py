@@ -6,6 +6,7 @@ from vp_queue.contracts import limits
 from vp_queue.contracts.overview import MissionPage, ReaderView
 from vp_queue.ledger import database, lineage, queries, seen
 from vp_queue.missions import ready, stall_limits
+from vp_queue.missions_needs import brief
 
 
 def mission_page(mission_id: str) -> MissionPage:
@@ -34,8 +35,8 @@ def mission_page(mission_id: str) -> MissionPage:
             attempts=queries.attempt_views(row.id),
             guidance=row.guidance,
             seen=seen.is_seen(row.id),
-            ancestors=views[1 : 1 + len(before)],
-            descendants=views[1 + len(before) :],
+            ancestors=[brief(view) for view in views[1 : 1 + len(before)]],
+            descendants=[brief(view) for view in views[1 + len(before) :]],
             lineage_more=more,
             outcome_seq=outcome_seq,
             acknowledged_by=[each for each in told if outcome_seq is not None and each.acknowledged_seq >= outcome_seq],

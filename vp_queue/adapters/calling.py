@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 from vp_queue import origin
 from vp_queue.mcp.calls import Calls
 
+FACE: Final = "adapter"
 # Of one event loop each, as their threads are.
 _calls: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, Calls]] = WeakKeyDictionary()
 
@@ -30,7 +31,7 @@ async def answer(name: str, arguments: dict[str, Any], library: str) -> dict[str
         RuntimeError: there is no asyncio event loop.
     """
     loop = asyncio.get_running_loop()
-    with origin.acting("adapter", library):
+    with origin.acting(FACE, library):
         return await _calls.setdefault(loop, Calls()).answer(name, arguments, _untold)
 
 

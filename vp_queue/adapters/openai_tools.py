@@ -17,11 +17,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
-from vp_queue import missions, tool_schemas, tools
+from vp_queue import missions, origin, tool_schemas, tools
 from vp_queue.adapters import calling
 from vp_queue.errors import ValidationError
+
+LIBRARY: Final = "openai"
 
 
 def chat_tools() -> list[dict[str, Any]]:
@@ -47,7 +49,8 @@ def dispatch(tool_call: Any, *, keep_waiting: missions.KeepWaiting | None = None
     name, arguments = _call(tool_call)
     if isinstance(arguments, ValidationError):
         return calling.as_text({"ok": False, "error": arguments.as_dict()})
-    return calling.as_text(tools.call(name, arguments, keep_waiting=keep_waiting))
+    with origin.acting(calling.FACE, LIBRARY):
+        return calling.as_text(tools.call(name, arguments, keep_waiting=keep_waiting))
 
 
 async def dispatch_async(tool_call: Any) -> str:
@@ -55,7 +58,7 @@ async def dispatch_async(tool_call: Any) -> str:
     name, arguments = _call(tool_call)
     if isinstance(arguments, ValidationError):
         return calling.as_text({"ok": False, "error": arguments.as_dict()})
-    return calling.as_text(await calling.answer(name, arguments, "openai"))
+    return calling.as_text(await calling.answer(name, arguments, LIBRARY))
 
 
 def _function(definition: tools.Definition) -> dict[str, Any]:

@@ -86,9 +86,10 @@ class NeedView(View):
 
 
 class OverviewAnswer(Answer):
-    """Everything at one instant. ``needs``: the most urgent first; ``needs_more``: there are more than are listed.
+    """Everything at one instant. Missions in it are shown in brief: texts shortened, constraints and metadata left out.
 
-    ``counts``: missions by status, over all VPs. ``events``: the newest first.
+    ``counts``: missions by status, over all VPs. ``needs``: the most urgent first; ``needs_more``: there are more than
+    are listed. ``events``: the newest first.
     """
 
     at: datetime
@@ -166,9 +167,9 @@ class MissionPage(Answer):
     """One mission with everything around it.
 
     ``guidance``: of the retry that this mission is. ``ancestors``: what it is a retry of, the first mission first.
-    ``descendants``: its retries and theirs, oldest first. ``outcome_seq``: of the event that ended it; null while it
-    has not ended. ``acknowledged_by``: readers that have acknowledged that event, ``not_acknowledged_by``: those that
-    have not; both empty while it has not ended.
+    ``descendants``: its retries and theirs, oldest first. Both are shown in brief; ``lineage_more``: there are more.
+    ``outcome_seq``: of the event that ended it; null while it has not ended. ``acknowledged_by``: readers that have
+    acknowledged that event, ``not_acknowledged_by``: those that have not; both empty while it has not ended.
     """
 
     mission: MissionView

@@ -46,7 +46,7 @@ def mcp_command(
 
 def _serve_http(host: str, port: int, allow_host: tuple[str, ...], no_auth: bool, as_json: bool) -> None:
     from vp_queue import config
-    from vp_queue.mcp import access, http
+    from vp_queue.mcp import access, http, sockets
 
     if no_auth and host not in access.LOOPBACK:
         raise click.UsageError(f"--no-auth would let anybody in: it is for {', '.join(access.LOOPBACK)} only.")
@@ -57,7 +57,7 @@ def _serve_http(host: str, port: int, allow_host: tuple[str, ...], no_auth: bool
         settings = config.load()
         config.ensure_home(settings)
         token = access.token_of(settings)
-    opened = http.listen(host, port)
+    opened = sockets.listen(host, port)
     address, bound = opened.getsockname()[:2]
     shown = f"[{address}]" if ":" in address else address
     if no_auth:

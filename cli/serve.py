@@ -40,7 +40,7 @@ def serve_command(
     """
     from vp_queue import config
     from vp_queue.errors import ConfigurationError
-    from vp_queue.mcp import access, http
+    from vp_queue.mcp import sockets
 
     settings = config.load()
     given = {"host": host, "port": port, "read_only": read_only or None, "allow_remote": allow_remote or None}
@@ -51,8 +51,10 @@ def serve_command(
             "meant, with TLS in front: vp serve --allow-remote, or allow_remote = true under [web]."
         )
     config.ensure_home(settings)
+    opened = sockets.listen(web.host, web.port)
+    from vp_queue.mcp import access
+
     token = access.token_of(settings)
-    opened = http.listen(web.host, web.port)
     address, bound = opened.getsockname()[:2]
     shown = f"[{address}]" if ":" in address else address
     url = f"http://{shown}:{bound}/"

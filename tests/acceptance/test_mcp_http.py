@@ -26,7 +26,7 @@ from tests.harness import BIN, Home, ok, shell, until
 from tests.mcp_waits import watch_waits
 from vp_queue import missions_inbox, tools
 from vp_queue.errors import ConfigurationError
-from vp_queue.mcp import access, calls, http
+from vp_queue.mcp import access, calls, http, sockets
 
 WITHIN_SECONDS = 30.0
 LIST = {
@@ -185,7 +185,7 @@ def test_no_auth_is_for_loopback_only(home: Home, more: list[str]) -> None:
 @pytest.mark.parametrize("host", ["x" * 64, "203.0.113.1"])
 def test_an_address_that_cannot_be_had_is_told(host: str) -> None:
     with pytest.raises(ConfigurationError, match="--host"):
-        http.listen(host, 0)
+        sockets.listen(host, 0)
 
 
 def test_a_large_body_is_refused(home: Home) -> None:
@@ -231,7 +231,7 @@ def test_it_ends_in_order_and_answers_what_waits(home: Home, mode: str, how: sig
 def serving_here() -> Iterator[int]:
     """A server in this process, whose threads a test can watch; gives its port."""
     app, close = http.asgi_app(token=None)
-    opened = http.listen("127.0.0.1", 0)
+    opened = sockets.listen("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]})
     thread.start()

@@ -142,12 +142,12 @@ def server_here(home: Home, small_ring: None) -> Iterator[tuple[int, str]]:
     """A server in this process, whose ring a test can make small; its port and token."""
     import uvicorn
 
-    from vp_queue.mcp import http
+    from vp_queue.mcp import sockets
     from vp_queue.web import app
 
     token = "0123456789abcdef"
     made = app.face(token=token)
-    opened = http.listen("127.0.0.1", 0)
+    opened = sockets.listen("127.0.0.1", 0)
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)  # so that the client's slowness is felt
     running = uvicorn.Server(uvicorn.Config(made.app, log_level="warning", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=running.run, kwargs={"sockets": [opened]})

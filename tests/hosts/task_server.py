@@ -17,7 +17,7 @@ import mcp_types as types
 from mcp.shared.exceptions import MCPError
 
 from vp_queue import clock
-from vp_queue.mcp import extension, http, server
+from vp_queue.mcp import extension, http, server, sockets
 from vp_queue.mcp.extension import Context, Task, UnknownTask
 
 SYNC = ("greet",)
@@ -137,7 +137,7 @@ class TaskFace(server.Face):
 def main() -> None:
     """Serve on any free port."""
     server.Face = TaskFace  # type: ignore[misc]
-    opened = http.listen("127.0.0.1", 0)
+    opened = sockets.listen("127.0.0.1", 0)
     print(f"MCP server on http://127.0.0.1:{opened.getsockname()[1]}{http.PATH}", file=sys.stderr, flush=True)
     http.serve(opened, token=None)
 

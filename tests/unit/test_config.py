@@ -23,6 +23,7 @@ from vp_queue.config_home import TEMPLATE
 from vp_queue.config_lines import DEPTH_LIMIT, HostileToml, KeyLines
 from vp_queue.config_notify import Notify
 from vp_queue.config_retention import Retention
+from vp_queue.config_web import Web
 from vp_queue.errors import ConfigurationError, UnknownVp
 
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give files away; run: sudo make test")
@@ -709,9 +710,10 @@ def test_the_template_uncommented_states_the_true_defaults(home: Path, write: Ca
 
 def test_the_template_names_every_key() -> None:
     data = tomllib.loads(uncommented())
-    assert set(data) == {*config._General.model_fields, "vp", "retention", "notify"}
+    assert set(data) == {*config._General.model_fields, "vp", "retention", "notify", "web"}
     assert set(data["retention"]) == set(Retention.model_fields)
     assert set(data["notify"]) == set(Notify.model_fields)
+    assert set(data["web"]) == set(Web.model_fields)
     assert set(data["vp"]["vp.general.primary"]) == set(config.Profile.model_fields) - {"vp_id"}
 
 

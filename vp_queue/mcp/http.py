@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import socket
 from collections.abc import Callable, Collection, Iterator
@@ -16,7 +15,6 @@ from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from vp_queue.errors import ConfigurationError
 from vp_queue.mcp import server as servers
 from vp_queue.mcp.access import LOOPBACK, App, Guard
 
@@ -69,35 +67,6 @@ class Listener(uvicorn.Server):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket.
-
-    Args:
-        port: 0 for any that is free.
-
-    Raises:
-        ConfigurationError: it cannot be had; the message says why.
-    """
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        opened = socket.socket(family, kind)
-        try:
-            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            opened.bind(address)
-            opened.listen(128)
-        except BaseException:
-            opened.close()
-            raise
-    except UnicodeError:  # what getaddrinfo says of a name with a part of more than 63 characters
-        raise ConfigurationError(f"{host[:200]!r} is no host name; choose another with --host") from None
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error
-        raise ConfigurationError(
-            f"cannot listen on {host} port {port}: {reason}; choose others with --host and --port"
-        ) from None
-    return opened
 
 
 def asgi_app(*, token: str | None, hosts: Collection[str] = LOOPBACK) -> tuple[App, Callable[[], None]]:

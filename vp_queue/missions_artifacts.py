@@ -90,6 +90,27 @@ def artifact_paths(mission_id: str) -> list[str]:
     return [artifact.path for artifact in _published(mission_id)[1]]
 
 
+def listed(mission_id: str, check_bytes: int) -> list[views.ArtifactView]:
+    """A mission's artifacts without their contents; none before it has ended.
+
+    Args:
+        check_bytes: so many bytes are compared with what was published, beginning with the first artifact;
+            ``problem`` of the others is not known, and found when they are read.
+    """
+    from vp_queue.worker.published import read_content
+
+    settings = ready()
+    row, published = _published(mission_id)
+    found, left = [], check_bytes
+    for artifact in published:
+        left -= artifact.size
+        problem = None
+        if left >= 0:
+            problem = read_content(settings.workspaces_root, row.vp_id, row.id, artifact, artifact.attempt, 0).problem
+        found.append(queries.artifact_view(artifact, row.vp_id, problem=problem))
+    return found
+
+
 def save(mission_id: str, paths: Sequence[str] | None, folder: Path, *, replace: bool) -> list[Saved]:
     """Copy artifacts into a folder, under their paths; each appears there whole and verified, or not at all.
 

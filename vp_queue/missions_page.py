@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vp_queue.contracts import limits
 from vp_queue.contracts.overview import MissionPage, ReaderView
+from vp_queue.contracts.views import EventView
 from vp_queue.ledger import database, lineage, queries, seen
 from vp_queue.missions import ready, stall_limits
 from vp_queue.missions_needs import brief
@@ -44,3 +45,15 @@ def mission_page(mission_id: str) -> MissionPage:
                 each for each in told if outcome_seq is not None and each.acknowledged_seq < outcome_seq
             ],
         )
+
+
+def events_before(mission_id: str, mission_seq: int | None, limit: int) -> list[EventView]:
+    """A page of a mission's events, oldest of them first.
+
+    Args:
+        mission_seq: those before this position; None: the newest.
+        limit: of events.
+    """
+    ready()
+    with database.read_transaction():
+        return queries.newest_events(mission_id, limit, before=mission_seq)

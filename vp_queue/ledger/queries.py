@@ -180,11 +180,13 @@ def event_views(rows: Iterable[Event]) -> list[EventView]:
     ]
 
 
-def newest_events(mission_id: str, limit: int) -> list[EventView]:
-    """The newest events of a mission, oldest of them first."""
+def newest_events(mission_id: str, limit: int, *, before: int | None = None) -> list[EventView]:
+    """The newest events of a mission, or of those before a position in it, oldest of them first."""
     if limit == 0:
         return []
     rows = Event.select().where(Event.mission == mission_id).order_by(Event.mission_seq.desc()).limit(limit)
+    if before is not None:
+        rows = rows.where(Event.mission_seq < before)
     return event_views(reversed(list(rows)))
 
 

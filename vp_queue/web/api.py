@@ -10,15 +10,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from vp_queue import missions_logs, tools, wording
+from vp_queue import missions_logs, tools
 from vp_queue.mcp.calls import Calls
 from vp_queue.tools import Operation
-from vp_queue.web import arguments, files, openapi, operations, streams
+from vp_queue.web import arguments, files, logs, openapi, operations, streams
 from vp_queue.web.answers import Json, answer_of
 from vp_queue.web.operations import BASE, Address
 
 Endpoint = Callable[[Request], Awaitable[Response]]
-UTF_8_BYTES = 4  # of a character, at most
 
 
 class Api:
@@ -71,7 +70,7 @@ class Api:
     async def _log(self, request: Request) -> Response:
         asked: operations.Log = operations.LOG.parse(arguments.of_query(request, operations.LOG))
         piece = await self._calls.read(lambda: missions_logs.read(asked.mission_id, asked.attempt, asked.offset))
-        text, cut = await self._calls.read(functools.partial(_shown, piece))
+        text, cut = await self._calls.read(functools.partial(logs.shown, piece))
         headers = {"x-next-offset": str(piece.next_offset - cut), "x-log-over": "true" if piece.over else "false"}
         if piece.attempt is not None:
             headers["x-attempt"] = str(piece.attempt)
@@ -83,22 +82,6 @@ class Api:
 
     async def _openapi(self, _: Request) -> Response:
         return Json(await self._calls.read(openapi.document))
-
-
-def _shown(piece: missions_logs.LogPiece) -> tuple[str, int]:
-    """A piece of a log as text, and how many bytes at its end belong to a character that is not whole yet."""
-    cut = 0
-    if not piece.over:
-        cut = next((n for n in range(1, UTF_8_BYTES) if _begins_long(piece.text[-n:], n)), 0)
-    return wording.clean(piece.text[: len(piece.text) - cut].decode("utf-8", "replace")), cut
-
-
-def _begins_long(tail: bytes, count: int) -> bool:
-    """Whether so many bytes are the beginning of a character that takes more."""
-    if len(tail) < count or any(byte & 0xC0 != 0x80 for byte in tail[1:]):
-        return False
-    lead = tail[0]
-    return count < (4 if lead >= 0xF0 else 3 if lead >= 0xE0 else 2 if lead >= 0xC0 else 0)
 
 
 async def _untold(_: float, __: float | None, ___: str) -> None:

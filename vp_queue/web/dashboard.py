@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final
-from urllib.parse import urlencode
+from typing import Final
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from vp_queue import clock, missions, missions_actions, missions_overview, missions_seen, origin
-from vp_queue.web import pages
+from vp_queue import clock, missions, missions_actions, missions_overview, missions_seen
+from vp_queue.web import dashboard_mission, dashboard_missions, pages
+from vp_queue.web.forms import Form, back_to, change
 
 EVENTS_SHOWN: Final = 10
 ACTIONS_SHOWN: Final = 50
-Form = dict[str, str]
-Change = Callable[[Request, Form], Response]
 
 
 def routes() -> list[BaseRoute]:
@@ -32,25 +28,9 @@ def routes() -> list[BaseRoute]:
         Route("/vps/{vp_id}/drain", change(drain), methods=["POST"]),
         Route("/vps/{vp_id}/resume", change(resume), methods=["POST"]),
         Route("/actions", actions),
+        *dashboard_missions.routes(),
+        *dashboard_mission.routes(),
     ]
-
-
-def change(made: Change) -> Callable[[Request], Any]:
-    """The endpoint of a form: its fields are read here, the rest is done in a thread."""
-
-    async def endpoint(request: Request) -> Response:
-        form = await request.form()
-        fields = {name: value for name, value in form.items() if isinstance(value, str)}
-        with origin.acting("dashboard"):
-            return await run_in_threadpool(made, request, fields)
-
-    return endpoint
-
-
-def back_to(address: str, note: str, **parameters: str) -> Response:
-    """To a page that says what was done; 303, so that reloading it does nothing twice."""
-    mark = "&" if "?" in address else "?"
-    return RedirectResponse(f"{address}{mark}{urlencode({'note': note, **parameters})}", status_code=303)
 
 
 def overview(request: Request) -> Response:
@@ -68,8 +48,9 @@ def all_seen(request: Request, form: Form) -> Response:
 
 def seen(request: Request, form: Form) -> Response:
     """Nobody need be reminded of this failed mission."""
-    missions_seen.mark_seen(request.path_params["mission_id"])
-    return back_to("/", "seen")
+    mission_id = request.path_params["mission_id"]
+    missions_seen.mark_seen(mission_id)
+    return back_to(f"/missions/{mission_id}" if form.get("stay") else "/", "seen")
 
 
 def vps(request: Request) -> Response:

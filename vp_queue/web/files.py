@@ -164,23 +164,25 @@ class _Download(Response):
             if self._bodiless:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
             else:
-                await while_there(receive, functools.partial(self._pieces, send))
+                pieces = _verified(self._file, self._span)
+                await while_there(receive, functools.partial(send_all, send, pieces, self._limiter))
 
-    async def _pieces(self, send: Send) -> None:
-        pieces = _verified(self._file, self._span)
-        try:
-            while True:
-                with anyio.CancelScope(shield=True):  # the file is not closed under the thread that reads it
-                    piece = await anyio.to_thread.run_sync(next, pieces, None, limiter=self._limiter)
-                if piece is None:
-                    break
-                with anyio.fail_after(SEND_SECONDS):
-                    await send({"type": "http.response.body", "body": piece, "more_body": True})
-        except (TimeoutError, ArtifactNotFound) as error:
-            # Cut off before its end, which its length tells the client.
-            logger.warning("a download was cut off: %s", str(error) or "its client took nothing")
-        else:
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+async def send_all(send: Send, pieces: Iterator[bytes], limiter: anyio.CapacityLimiter) -> None:
+    """Send pieces that are read in a thread; where one fails, the body ends before its end."""
+    try:
+        while True:
+            with anyio.CancelScope(shield=True):  # the file is not closed under the thread that reads it
+                piece = await anyio.to_thread.run_sync(next, pieces, None, limiter=limiter)
+            if piece is None:
+                break
+            with anyio.fail_after(SEND_SECONDS):
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+    except (TimeoutError, ArtifactNotFound) as error:
+        # Cut off, which its length or the missing end tells the client.
+        logger.warning("a download was cut off: %s", str(error) or "its client took nothing")
+    else:
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def _verified(file: PublishedFile, span: Span) -> Iterator[bytes]:

@@ -130,6 +130,11 @@ def series_json(series: Any) -> str:
     )
 
 
+def tojson_text(value: Any) -> str:
+    """A value as JSON for people; a text, which is escaped like any other."""
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
 FILTERS: Final[dict[str, Callable[..., Any]]] = {
     "age": age,
     "instant": instant,
@@ -142,6 +147,7 @@ FILTERS: Final[dict[str, Callable[..., Any]]] = {
     "event_words": event_words,
     "vp_badges": vp_badges,
     "series_json": series_json,
+    "tojson_text": tojson_text,
     "duration": wording.duration,
     "size": wording.size,
 }

@@ -210,7 +210,6 @@ class Stage(RuleBasedStateMachine):
         return bool(
             self.sql(
                 "SELECT 1 FROM vp_event WHERE mission_id = ? AND attempt = ? "
-                "AND json_extract(data, '$.outcome') = 'lost' "
                 "AND json_extract(data, '$.overlap_possible')",
                 mission_id,
                 int(number),

@@ -206,8 +206,8 @@ def release(
     return _ended(tx, claim, mission, Outcome.RELEASED, EventType.RELEASED, ending, None, reason=reason)
 
 
-def cancelled(tx: Transaction, claim: Claim, ending: Ending) -> Mission | None:
-    """running → cancelled, when the executor's tree is proved dead."""
+def cancelled(tx: Transaction, claim: Claim, ending: Ending, **facts: Any) -> Mission | None:
+    """running → cancelled, when the executor's tree is proved dead (or its host unreachable past its grace)."""
     mission = _speaking(claim)
     if mission is None:
         return None
@@ -220,7 +220,7 @@ def cancelled(tx: Transaction, claim: Claim, ending: Ending) -> Mission | None:
         question=None,
     )
     reason = mission.cancel_reason if mission else None
-    return _ended(tx, claim, mission, Outcome.CANCELLED, EventType.CANCELLED, ending, None, reason=reason)
+    return _ended(tx, claim, mission, Outcome.CANCELLED, EventType.CANCELLED, ending, None, reason=reason, **facts)
 
 
 def request_cancel(tx: Transaction, mission_id: str, reason: str) -> tuple[Mission | None, bool]:
@@ -343,7 +343,7 @@ def _charge(
     if mission is None:
         return None
     if mission.cancel_requested_at is not None:
-        return cancelled(tx, claim, ending)
+        return cancelled(tx, claim, ending, **facts)
     charged = mission.attempts_charged + 1
     body = {**asdict(failure), "attempt": claim.attempt}
     values: dict[str, Any] = {

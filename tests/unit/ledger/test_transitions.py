@@ -602,6 +602,15 @@ def test_a_lost_worker_is_charged_and_the_event_tells_what_the_keeper_knew() -> 
     assert (data["outcome"], data["attempts_charged"]) == ("lost", 1)
 
 
+def test_a_cancel_that_a_lost_worker_could_not_carry_out_tells_it_too() -> None:
+    claim = claimed(accepted())
+    write(lambda tx: transitions.request_cancel(tx, claim.mission_id, "enough"))
+    write(lambda tx: transitions.lose(tx, claim, "gone", Ending(), backoff_seconds=4, overlap_possible=True))
+    assert row(claim.mission_id).status == CANCELLED
+    data = event_rows(claim.mission_id)[-1].data
+    assert (data["outcome"], data["overlap_possible"], data["reason"]) == ("cancelled", True, "enough")
+
+
 def test_a_success_after_a_failure_leaves_no_failure_on_the_mission(wall: WallClock) -> None:
     mission_id = accepted(max_attempts=2)
     ended(mission_id, lambda tx, claim: fail(tx, Subject(mission_id, claim, wall)))

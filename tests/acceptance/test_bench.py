@@ -66,6 +66,7 @@ def test_a_goal_that_is_missed_or_was_not_measured_shows_in_the_exit_status(tmp_
     [
         ("dispatch.py", ["--missions", "20", "--starts", "1", "--idle-seconds", "0.1", "--idle-samples", "1"]),
         ("cli.py", ["--runs", "1", "--missions", "3", "--imports", "2"]),
+        ("overview.py", ["--runs", "1", "--missions", "300"]),
     ],
 )
 def test_its_table_fits_80_columns(script: str, arguments: list[str], tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from vp_queue import config
 from vp_queue.cli import completing, hints, options, output, tables
 from vp_queue.cli.fleet import heartbeat, show_vps, tell_running
 from vp_queue.cli.output import disk_line
+from vp_queue.config_web import Web
 from vp_queue.contracts import limits
 from vp_queue.operations import installation, supervision
 
@@ -31,7 +32,8 @@ def up_command(detach: bool, as_json: bool) -> None:
     """
     if as_json and not detach:
         raise click.UsageError("--json needs --detach: in the foreground supervisord's log is what is printed.")
-    answer = supervision.up(config.load(), detach)
+    settings = config.load()
+    answer = supervision.up(settings, detach)
     if as_json:
         output.print_json({"ok": True, **answer})
         return
@@ -43,6 +45,9 @@ def up_command(detach: bool, as_json: bool) -> None:
     if not answer["started"] and not any(answer["changes"].values()):
         click.echo("Nothing had changed.")
     _show_programs(answer["programs"])
+    dashboard = _dashboard(settings.web, answer["programs"])
+    if dashboard:
+        click.echo(f"Dashboard: {output.line(dashboard, 400)}")
 
 
 @click.command("down")
@@ -124,6 +129,7 @@ def status_command(as_json: bool) -> None:
             ("", ledger["error"] and ledger["error"]["message"]),
             *(("disk", disk_line(disk)) for disk in answer["disks"]),
             ("notify", _untold(answer["notifications"])),
+            ("dashboard", _dashboard(settings.web, answer["programs"])),
             ("configuration", hints.not_set_up()),
         ]
     )
@@ -133,6 +139,17 @@ def status_command(as_json: bool) -> None:
     if answer["vps"]:
         click.echo()
         show_vps(answer["vps"])
+
+
+def _dashboard(web: Web, programs: list[dict[str, Any]]) -> str | None:
+    """Where it is, or why it is not, as far as supervisord runs it."""
+    program = next((each for each in programs if each["name"] == "web"), None)
+    if program is None:
+        return None
+    if program["state"] != "RUNNING":
+        return f"down: {program['detail']}"
+    host = f"[{web.host}]" if ":" in web.host else web.host
+    return f"http://{host}:{web.port}/" if web.port else f"its address stands in {program['log']}"
 
 
 def _untold(sinks: list[dict[str, Any]]) -> str | None:

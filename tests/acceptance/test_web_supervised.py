@@ -59,6 +59,8 @@ def test_vp_up_serves_it_and_a_taken_port_is_told_while_missions_go_on(supervise
         until(lambda: f"cannot listen on 127.0.0.1 port {port}" in program(home, "web")["detail"], "it is told", 60)
         until(lambda: "cannot listen" in doctor(home), "vp doctor tells it too", 60)
     until(lambda: program(home, "web")["state"] == "RUNNING", "it tries again, now that the port is free", 60)
+    status = subprocess.run([BIN / "vp", "status"], env=home.environment, capture_output=True, text=True, timeout=90)
+    assert f"http://127.0.0.1:{port}/" in status.stdout
     ready = until(lambda: _ready(port), "all is well", 60)
     assert ready["checks"] == {
         "ledger_writable": True,

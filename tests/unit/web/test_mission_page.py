@@ -49,12 +49,19 @@ def made(home: Home) -> str:
     return str(mission["mission_id"])
 
 
-def test_everything_about_a_run_is_on_its_page(home: Home, made: str) -> None:
+def test_everything_about_a_run_is_on_its_page(home: Home, made: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ok(tools.vp_read_events(reader="simone", acknowledge=0))
     last = ok(tools.vp_read_events(reader="simone"))["last_seq"]
     ok(tools.vp_read_events(reader="simone", acknowledge=last))
     with browser() as operator:
         page = operator.get(f"/missions/{made}")
+        monkeypatch.setattr(dashboard_mission, "EVENTS_SHOWN", 2)
+        newest = operator.get(f"/missions/{made}")
+        (older,) = [link for link in newest.links() if "before=" in link]
+        past = operator.get(older)
+        assert "by somebody (python)" not in newest.words
+        assert "by somebody (python)" in past.words, "the beginning stands on a page of its own"
+        assert "hx-get" not in past.having(id="live")[0][1], "an old page stands still"
     for words in ("completed", "All is well", "a line of the log", "ticket", "42", "exit code 0", "half way"):
         assert words in page.words, words
     assert "85 of 100 near its limit" in page.words, "the budget against the use"
@@ -137,17 +144,6 @@ def test_a_mission_that_is_not_there_is_told(home: Home) -> None:
         assert "No mission m-0000000000-000000" in page.words
 
 
-def test_many_events_are_shown_page_by_page(home: Home, made: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dashboard_mission, "EVENTS_SHOWN", 2)
-    with browser() as operator:
-        page = operator.get(f"/missions/{made}")
-        assert "dispatched by" not in page.words
-        (older,) = [link for link in page.links() if "before=" in link]
-        page = operator.get(older)
-        assert "dispatched" in page.words
-        assert "hx-get" not in page.having(id="live")[0][1], "an old page stands still"
-
-
 def test_an_artifact_is_previewed_as_what_it_is(home: Home, made: str) -> None:
     expected = {
         "report.md": ("markdown", "It is there."),
@@ -171,10 +167,7 @@ def test_an_artifact_is_previewed_as_what_it_is(home: Home, made: str) -> None:
             assert says in page.text
             assert view.sha256 in page.text
             assert "svg" not in [tag for tag, _ in page.elements]
-
-
-def test_a_picture_comes_as_itself_and_may_do_nothing(home: Home, made: str) -> None:
-    with browser() as operator:
+        # A picture comes as itself, and may do nothing but be looked at.
         answer = operator.raw(f"/missions/{made}/image/picture.png")
         assert answer.status_code == 200
         assert answer.content == PNG

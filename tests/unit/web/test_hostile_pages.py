@@ -178,10 +178,15 @@ def test_hostile_texts_are_text_on_every_page(home: Home, hostile: tuple[str, st
         page = operator.get(f"/missions/{hostile[0]}")
         assert "<script>pwned()</script>" in page.text, "it is shown, as what it is"
         assert "{{7*7}}" in page.text, "and nothing works it out"
-        with removed("pages-that-escape-nothing"), pytest.raises(AssertionError):
-            check(operator.get(f"/missions/{hostile[0]}"))
-        with removed("pages-that-clean-nothing"), pytest.raises(AssertionError):
-            check(operator.get(f"/missions/{hostile[0]}"))
+
+
+@pytest.mark.parametrize("guard", ["pages-that-escape-nothing", "pages-that-clean-nothing"])
+def test_control_without_its_guard_the_check_fails(home: Home, guard: str) -> None:
+    mission = ok(tools.vp_dispatch_mission(vp_id=GENERAL, objective=HOSTILE))["mission"]
+    with browser() as operator:
+        check(operator.get(f"/missions/{mission['mission_id']}"))
+        with removed(guard), pytest.raises(AssertionError):
+            check(operator.get(f"/missions/{mission['mission_id']}"))
 
 
 def test_a_page_of_hostile_texts_has_the_elements_of_a_plain_one(home: Home, hostile: tuple[str, str]) -> None:
@@ -198,24 +203,29 @@ def test_a_page_of_hostile_texts_has_the_elements_of_a_plain_one(home: Home, hos
         assert hostile_page == skeleton(operator.get(f"/missions/{twins[0]}"))
 
 
-def test_markdown_becomes_harmless_html_only() -> None:
-    def rendered() -> Page:
-        page = Page(str(previews.markdown(MARKDOWN)))
-        for tag, named in page.elements:
-            assert tag in previews._TAGS, tag
-            assert set(named) <= {"href", "title", "rel", "start"}, named
-            if tag == "a" and "href" in named:
-                assert named["href"].startswith(("http://", "https://", "mailto:")), named
-                assert set(named["rel"].split()) == {"noopener", "noreferrer", "nofollow", "ugc"}
-        for text in (page.source, page.text, *(value for _, named in page.elements for value in named.values())):
-            assert not [c for c in text if c in "\u202e\u202c\x1b"], "not by a character reference either"
-        return page
+def check_markdown() -> Page:
+    """Markdown of all kinds as HTML, which fails if that may do anything."""
+    page = Page(str(previews.markdown(MARKDOWN)))
+    for tag, named in page.elements:
+        assert tag in previews._TAGS, tag
+        assert set(named) <= {"href", "title", "rel", "start"}, named
+        if tag == "a" and "href" in named:
+            assert named["href"].startswith(("http://", "https://", "mailto:")), named
+            assert set(named["rel"].split()) == {"noopener", "noreferrer", "nofollow", "ugc"}
+    for text in (page.source, page.text, *(value for _, named in page.elements for value in named.values())):
+        assert not [c for c in text if c in "\u202e\u202c\x1b"], "not by a character reference either"
+    return page
 
-    page = rendered()
+
+def test_markdown_becomes_harmless_html_only() -> None:
+    page = check_markdown()
     assert {"h1", "table", "code", "a", "pre"} <= {tag for tag, _ in page.elements}
     assert "https://pwned.example/" in [named.get("href") for _, named in page.elements]
+
+
+def test_control_markdown_as_it_comes_is_not_harmless() -> None:
     with removed("markdown-as-it-comes"), pytest.raises(AssertionError):
-        rendered()
+        check_markdown()
 
 
 def test_markdown_that_is_all_depth_is_shown_all_the_same() -> None:

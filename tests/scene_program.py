@@ -103,7 +103,15 @@ def small() -> None:
     report(result="All links answer.")
 
 
-ACTS = {"minutes": minutes, "patch": patch, "seen": broken, "failed": broken, "running": comparing, "coding": adding, "small": small}
+ACTS = {
+    "minutes": minutes,
+    "patch": patch,
+    "seen": broken,
+    "failed": broken,
+    "running": comparing,
+    "coding": adding,
+    "small": small,
+}
 
 if __name__ == "__main__":
     mission = json.loads(Path("mission.json").read_text())

@@ -87,3 +87,33 @@ def sends_before_it_knows() -> None:
             at += len(piece)
 
     files._verified = unverified
+
+
+@mutant
+def pages_that_escape_nothing() -> None:
+    """Templates that take every text for HTML."""
+    _other_pages(autoescape=False)
+
+
+@mutant
+def pages_that_clean_nothing() -> None:
+    """Templates that escape, and let control characters and bidirectional overrides through."""
+    _other_pages(finalize=None)
+
+
+def _other_pages(**changed: Any) -> None:
+    from vp_queue.web import pages
+
+    environment = pages._environment().overlay(**changed)
+    pages._environment = lambda: environment  # type: ignore[assignment]
+
+
+@mutant
+def markdown_as_it_comes() -> None:
+    """Markdown with its own HTML, as it was rendered."""
+    import markdown_it
+    from markupsafe import Markup
+
+    from vp_queue.web import previews
+
+    previews.markdown = lambda text: Markup(markdown_it.MarkdownIt("commonmark").render(text))

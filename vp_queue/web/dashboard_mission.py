@@ -41,7 +41,7 @@ def routes() -> list[BaseRoute]:
 
 
 class Bar(NamedTuple):
-    """Use against a limit; ``share`` is None where there is no limit or nothing is known."""
+    """Use against a limit, which is empty where there is none; ``share`` is None there, and where nothing is known."""
 
     label: str
     used: str
@@ -129,7 +129,7 @@ def _bar(label: str, used: float | None, limit: float | None, words: Any) -> Bar
     return Bar(
         label,
         words(used) if used is not None else "not known",
-        words(limit) if limit is not None else "no limit",
+        words(limit) if limit is not None else "",
         share,
         kind,
     )

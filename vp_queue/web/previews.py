@@ -24,7 +24,7 @@ from vp_queue.contracts.views import ArtifactView
 
 PREVIEW_BYTES: Final = 256 * 1024
 IMAGE_BYTES: Final = 16 * 1024 * 1024
-MARKDOWN_BYTES: Final = 128 * 1024  # a page of it; longer ones are shown as they were written
+MARKDOWN_BYTES: Final = 64 * 1024  # the worst of it takes seconds; longer ones are shown as they were written
 LINES: Final = 4_000
 ROWS, COLUMNS, CELL_CHARS = 200, 40, 500
 HEX_BYTES: Final = 512

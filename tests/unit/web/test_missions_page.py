@@ -11,11 +11,17 @@ import pytest
 from tests import ended
 from tests.harness import CODER, GENERAL, Home, command, ok, status
 from tests.web_pages import Page, browser
-from vp_queue import tools
+from vp_queue import missions, tools
 from vp_queue.contracts import Status
 from vp_queue.web import dashboard_missions
 
 HOUR = timedelta(hours=1)
+
+
+@pytest.fixture(autouse=True)
+def ledger(home: Home) -> None:
+    """This home's ledger is open, for missions that are made without the tools."""
+    missions.ready()
 
 
 def shown(page: Page) -> list[str]:
@@ -90,9 +96,7 @@ def test_an_unknown_status_is_told(home: Home) -> None:
         assert "there is no such status" in operator.get("/missions?status=sleeping", 422).words
 
 
-def test_pages_are_turned_in_both_directions_and_keep_the_filters(
-    home: Home, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pages_are_turned_in_both_directions_and_keep_the_filters(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dashboard_missions, "SHOWN", 5)
     ids = sorted(ended.many(12, HOUR), reverse=True)
     ended.mission(HOUR, Status.FAILED)

@@ -25,7 +25,7 @@ from tests.web_server import Server
 
 PROGRAMS: Final = ("chromium", "chromium-browser", "google-chrome")
 MISSING: Final = "no Chromium here: apt-get install chromium fonts-dejavu-core"
-WITHIN_MS: Final = 60_000
+WITHIN_MS: Final = 30_000
 DESKTOP: Final = {"width": 1280, "height": 900}
 PHONE: Final = {"width": 390, "height": 844}
 # What a violation is told by, whatever else the browser prints.

@@ -114,7 +114,7 @@ def test_a_running_mission_is_cancelled_and_its_process_is_dead(watched: Watched
     expect(page.get_by_role("status")).to_contain_text("Cancel requested")
     expect(state(page)).to_have_text("cancelled")
     expect(page.get_by_text("nobody waits for it").first).to_be_visible()
-    assert "^dialog: Cancel this mission" in watched.expected and any("dialog: Cancel" in each for each in watched.troubles)
+    assert any("dialog: Cancel this mission?" in each for each in watched.troubles), "nobody was asked"
     assert not alive_with_environment("VP_MISSION_ID", mission_id)
 
 
@@ -170,22 +170,18 @@ def test_a_vp_is_paused_with_a_reason_that_the_overview_tells_and_resumed(watche
     expect(card).to_contain_text("paused: the house is painted")
     expect(card.locator(".figures")).to_contain_text("Queued1")
     assert status(mission_id) == "queued"
-    page.evaluate("globalThis.notReloaded = true")
-    ok(tools.vp_get_mission(mission_id=mission_id))
-    page.context.new_page().close()
     watched.open(f"/vps/{CODER}")
     page.get_by_role("button", name="Resume").click()
     expect(page.get_by_role("status")).to_contain_text("Resumed.")
     assert ended(mission_id)["status"] == "completed"
     watched.open("/actions")
-    table = page.get_by_role("table")
-    expect(table.get_by_role("row").nth(1)).to_contain_text("resumed")
-    expect(table.get_by_role("row").nth(2)).to_contain_text("the house is painted")
-    expect(table.get_by_role("row").nth(2)).to_contain_text("dashboard")
+    for what, why in (("resumed", ""), ("paused", "the house is painted")):
+        row = page.get_by_role("row").filter(has_text=what).first
+        expect(row).to_contain_text("dashboard")
+        expect(row).to_contain_text(why)
 
 
 def test_all_that_match_are_cancelled_after_a_question(watched: Watched) -> None:
-    ok(tools.vp_list_vps())
     running = [command("sleep", "300", source_session_id="bulk")["mission_id"] for _ in range(3)]
     other = command("sleep", "300", vp_id=CODER)["mission_id"]
     page = watched.live("/missions?session=bulk")

@@ -29,12 +29,13 @@
     const address = body.dataset.events;
     if (!address || source || document.hidden) return;
     source = new EventSource(after === null ? address : `${address}${address.includes("?") ? "&" : "?"}after=${after}`);
-    source.onopen = () => show("live", "Live");
+    // What happened between the making of the page and the opening of the stream comes with no event.
+    source.onopen = () => { show("live", "Live"); changed(); };
     source.onerror = () => {
       show("lost", "Not live, trying again");
       if (source && source.readyState === EventSource.CLOSED) {
         close();
-        retry = setTimeout(() => { changed(); open(); }, RETRY_MS);
+        retry = setTimeout(open, RETRY_MS);
       }
     };
     for (const type of body.dataset.eventTypes.split(" ")) {
@@ -53,12 +54,11 @@
       close();
       show("paused", "Paused");
     } else {
-      changed();
       open();
     }
   });
   addEventListener("pagehide", close);
-  addEventListener("pageshow", (event) => { if (event.persisted) { changed(); open(); } });
+  addEventListener("pageshow", (event) => { if (event.persisted) open(); });
 
   // --- times that run ------------------------------------------------------------------------------------------
   function words(seconds) {

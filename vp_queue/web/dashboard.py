@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from vp_queue import clock, missions, missions_actions, missions_overview, missions_seen
+from vp_queue import clock, missions, missions_actions, missions_seen
 from vp_queue.web import dashboard_mission, dashboard_missions, pages
 from vp_queue.web.forms import Form, back_to, change
+from vp_queue.web.shared_overview import SharedOverview
 
-EVENTS_SHOWN: Final = 10
 ACTIONS_SHOWN: Final = 50
 
 
 def routes() -> list[BaseRoute]:
     """All pages."""
+    shared = SharedOverview()
     return [
-        Route("/", overview),
-        Route("/missions/seen-all", change(all_seen), methods=["POST"]),
-        Route("/missions/{mission_id}/seen", change(seen), methods=["POST"]),
+        Route("/", functools.partial(overview, shared)),
+        Route("/missions/seen-all", change(functools.partial(all_seen, shared)), methods=["POST"]),
+        Route("/missions/{mission_id}/seen", change(functools.partial(seen, shared)), methods=["POST"]),
         Route("/vps", vps),
         Route("/vps/{vp_id}", vp),
         Route("/vps/{vp_id}/pause", change(pause), methods=["POST"]),
@@ -33,23 +35,23 @@ def routes() -> list[BaseRoute]:
     ]
 
 
-def overview(request: Request) -> Response:
+def overview(shared: SharedOverview, request: Request) -> Response:
     """What every VP is doing, and what needs a person."""
-    return pages.render(
-        request, "overview.html", section="/", overview=missions_overview.overview(events_limit=EVENTS_SHOWN)
-    )
+    return pages.render(request, "overview.html", section="/", overview=shared.get())
 
 
-def all_seen(request: Request, form: Form) -> Response:
+def all_seen(shared: SharedOverview, request: Request, form: Form) -> Response:
     """Nobody need be reminded of what had failed when the overview was made."""
     missions_seen.mark_all_seen(pages.parse_instant(form.get("until", "")) or clock.now())
+    shared.forget()
     return back_to("/", "seen")
 
 
-def seen(request: Request, form: Form) -> Response:
+def seen(shared: SharedOverview, request: Request, form: Form) -> Response:
     """Nobody need be reminded of this failed mission."""
     mission_id = request.path_params["mission_id"]
     missions_seen.mark_seen(mission_id)
+    shared.forget()
     return back_to(f"/missions/{mission_id}" if form.get("stay") else "/", "seen")
 
 

@@ -199,16 +199,13 @@ def test_a_browser_logs_in_acts_and_logs_out(server: Server) -> None:
         assert browser.get("/vps").status_code == 303
 
 
-@pytest.mark.parametrize(
-    "elsewhere",
-    ["//evil.example", "https://evil.example", "/\\evil.example", "/\t/evil.example", "evil", "", "/%0d%0aX: 1"],
-)
-def test_a_login_leads_nowhere_else(server: Server, elsewhere: str) -> None:
-    entered = httpx.post(f"{server.url}login", data={"token": server.token, "next": elsewhere})
-    assert entered.status_code == 303
-    assert entered.headers["location"].startswith("/")
-    assert not entered.headers["location"].startswith(("//", "/\\"))
-    assert "x" not in {name for name in entered.headers if name == "x"}
+ELSEWHERE = ("//evil.example", "https://evil.example", "/\\evil.example", "/\t/evil.example", "evil", "", "/\r\nX: 1")
+
+
+def test_a_login_leads_nowhere_else(server: Server) -> None:
+    for elsewhere in ELSEWHERE:
+        entered = httpx.post(f"{server.url}login", data={"token": server.token, "next": elsewhere})
+        assert (entered.status_code, entered.headers["location"]) == (303, "/"), elsewhere
 
 
 def test_over_tls_the_cookie_is_for_tls_only_and_after_wrong_tokens_logins_wait(server: Server) -> None:

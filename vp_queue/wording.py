@@ -23,7 +23,10 @@ _HIDDEN_CATEGORIES: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 def clean(text: object) -> str:
     """Text that may stand on a terminal; line breaks and tabs stay."""
-    plain = _ESCAPES.sub("", str(text).replace("\r\n", "\n").replace("\r", "\n"))
+    given = str(text)
+    if given.isprintable():  # holds none of all that; most texts of a page are such
+        return given
+    plain = _ESCAPES.sub("", given.replace("\r\n", "\n").replace("\r", "\n"))
     return "".join(
         c for c in plain if c in "\n\t" or (unicodedata.category(c) not in _HIDDEN_CATEGORIES and c not in _BIDI)
     )

@@ -89,7 +89,9 @@ def test_a_log_is_followed_while_it_grows_until_one_looks_back(dashboard: Dashbo
     page = watched.live(f"/missions/{mission_id}")
     log = page.locator("[data-log]")
     expect(log).to_contain_text("line ")
-    at_end = "box => box.scrollHeight > box.clientHeight + 50 && box.scrollTop + box.clientHeight > box.scrollHeight - 5"
+    at_end = (
+        "box => box.scrollHeight > box.clientHeight + 50 && box.scrollTop + box.clientHeight > box.scrollHeight - 5"
+    )
     page.wait_for_function(f"() => ({at_end})(document.querySelector('[data-log]'))")
     page.get_by_label("Follow its end").uncheck()
     log.evaluate("box => { box.scrollTop = 0; }")

@@ -99,12 +99,15 @@ def work(vp_id: str, told: Connection) -> None:
             if run.seconds is not None:
                 threads[-1].join()
             else:
-                shown = functools.partial(tools.vp_get_mission, mission_id=run.mission_id)
-                until(lambda: ok(shown())["mission"]["progress"], "it reports")
+                until(functools.partial(_progress, run.mission_id), "it reports")
         told.send("done")
     worker.close()
     for thread in threads:
         thread.join()
+
+
+def _progress(mission_id: str) -> Any:
+    return ok(tools.vp_get_mission(mission_id=mission_id))["mission"]["progress"]
 
 
 class Stage:

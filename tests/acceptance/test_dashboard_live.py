@@ -1,4 +1,4 @@
-"""A page in a real browser stays true: while it is hidden, while the server is away, and without asking all the time."""
+"""A page in a real browser stays true: while hidden, while the server is away, and without asking for much."""
 
 from __future__ import annotations
 

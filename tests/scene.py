@@ -10,19 +10,24 @@ its standard input ends. Nothing in it is painted: real missions are dispatched 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final
 
 from tests.harness import BIN, ROOT, ok, until
 from vp_queue import clock, missions, missions_seen, origin, tools
 from vp_queue.worker.consumer import MissionWorker
+from vp_queue.worker.workspace import attempt_path
 
 GENERAL, CODER, RESEARCH = "vp.general.primary", "vp.coder.primary", "vp.research.primary"
 PROFILE: Final = """
@@ -40,95 +45,123 @@ ROSTER: Final = (
     (RESEARCH, "Researcher", "Long reading: papers, manuals, archives. Give it hours."),
 )
 BUDGET: Final = {"max_duration_seconds": 2_700, "max_tokens": 80_000, "max_cost_usd": 0.5}
-# Of the last hour: which minute, by whom, what, how.
-LINKS: Final = "Check every link of the handbook"
-REVIEWS: Final = "Review the open merge requests"
+# Of the last hour: which minute, by whom, what, for how many seconds, and the name of it.
+LINKS: Final = (GENERAL, "Check every link of the handbook")
+REVIEW: Final = (CODER, "Review the open merge requests")
 HISTORY: Final = (
-    *((minute, GENERAL, LINKS, "small") for minute in (58, 55, 41, 40, 39, 27, 26, 12)),
-    *((minute, CODER, REVIEWS, "small") for minute in (52, 51, 33, 18, 17, 16)),
-    (47, CODER, "Port the parser's tests to version 4", "seen"),
-    (31, GENERAL, "Write the minutes of the release meeting from notes/2026-release.txt", "minutes"),
-    (22, CODER, "Fix the pager: the last page is missing when it is not full", "patch"),
-    (9, CODER, "Upgrade the parser to grammar version 4", "failed"),
+    *((minute, *LINKS, 41.0, "") for minute in (58, 55, 41, 40, 39, 27, 26, 12)),
+    *((minute, *REVIEW, 35.0, "") for minute in (52, 51, 33, 18, 17, 16)),
+    (47, CODER, "Port the parser's tests to version 4", 64.0, "seen"),
+    (31, GENERAL, "Write the minutes of the release meeting from notes/2026-release.txt", 96.0, "minutes"),
+    (22, CODER, "Fix the pager: the last page is missing when it is not full", 171.0, "patch"),
+    (9, CODER, "Upgrade the parser to grammar version 4", 52.0, "failed"),
 )
+COMPARE: Final = "Compare borg, restic and kopia for our 4 TB: price, restore time, encryption at rest"
 
 
 class Earlier(clock.SystemClock):
-    """The wall clock, so many minutes ago."""
+    """The wall clock, so many minutes ago; then later."""
 
     def __init__(self, minutes: float) -> None:
-        self._back = timedelta(minutes=minutes)
+        self.back = timedelta(minutes=minutes)
 
     def now(self) -> datetime:
-        return datetime.now(UTC) - self._back
+        return datetime.now(UTC) - self.back
+
+
+@dataclass
+class Run:
+    """What a worker is told to run: what was dispatched so many minutes ago, for so many seconds; None: on and on."""
+
+    mission_id: str
+    minutes: float
+    seconds: float | None
+
+
+def work(vp_id: str, told: Connection) -> None:
+    """A worker's process: runs what it is told, one after the other; says when each has begun or ended."""
+    os.setpgrp()  # Ctrl-C is for the one that tells it
+    settings = missions.ready()
+    worker = MissionWorker(settings, settings.profile(vp_id))
+    worker.start()
+    told.send("registered")
+    threads: list[threading.Thread] = []
+    while (run := told.recv()) is not None:
+        earlier = Earlier(run.minutes)
+        with clock.use(earlier):
+            threads.append(threading.Thread(target=worker.run, args=(run.mission_id, 1)))
+            threads[-1].start()
+            folder = attempt_path(settings.workspaces_root, vp_id, run.mission_id, 1)
+            until((folder / "ready").exists, "its program runs")
+            if run.seconds is not None:
+                earlier.back -= timedelta(seconds=run.seconds)
+            (folder / "go").touch()
+            if run.seconds is not None:
+                threads[-1].join()
+            else:
+                until(functools.partial(_progress, run.mission_id), "it reports")
+        told.send("done")
+    worker.close()
+    for thread in threads:
+        thread.join()
+
+
+def _progress(mission_id: str) -> Any:
+    return ok(tools.vp_get_mission(mission_id=mission_id))["mission"]["progress"]
 
 
 class Stage:
-    """Where the scene is played: workers in this process."""
+    """Where the scene is played: a worker's process for each VP."""
 
     def __init__(self) -> None:
-        self._settings = missions.ready()
-        self._workers: dict[str, MissionWorker] = {}
-        self._threads: list[threading.Thread] = []
+        spawning = multiprocessing.get_context("spawn")
+        self._workers: list[multiprocessing.process.BaseProcess] = []
+        self._tell: dict[str, Connection] = {}
+        for vp_id, _, _ in ROSTER:
+            self._tell[vp_id], end = spawning.Pipe()
+            self._workers.append(spawning.Process(target=work, args=(vp_id, end)))
+            self._workers[-1].start()
+        for told in self._tell.values():
+            told.recv()
 
-    def dispatch(self, vp_id: str, objective: str, act: str, **more: Any) -> str:
-        """Dispatch a mission; its id."""
-        asked = {"vp_id": vp_id, "objective": objective, "metadata": {"act": act}, "budget": BUDGET, **more}
-        with origin.acting("mcp", "orchestrator"):
+    def dispatch(self, minutes: float, vp_id: str, objective: str, **more: Any) -> str:
+        """Dispatch a mission so many minutes ago; its id."""
+        asked = {"vp_id": vp_id, "objective": objective, "budget": BUDGET, **more}
+        with clock.use(Earlier(minutes)), origin.acting("mcp", "orchestrator"):
             return str(ok(tools.vp_dispatch_mission(**asked))["mission"]["mission_id"])
 
-    def play(self, minutes: float, vp_id: str, objective: str, act: str, **more: Any) -> str:
-        """Dispatch it so long ago, and run it to its end."""
-        with clock.use(Earlier(minutes)):
-            mission_id = self.dispatch(vp_id, objective, act, **more)
-            self._worker(vp_id).run(mission_id, 1)
+    def play(self, minutes: float, vp_id: str, objective: str, seconds: float | None, **more: Any) -> str:
+        """Dispatch a mission and run it, to its end or to its first report; its id."""
+        mission_id = self.dispatch(minutes, vp_id, objective, **more)
+        self._tell[vp_id].send(Run(mission_id, minutes, seconds))
+        self._tell[vp_id].recv()
         return mission_id
-
-    def begin(self, minutes: float, vp_id: str, mission_id: str) -> None:
-        """Have it running since so long ago; returns once it has reported."""
-        with clock.use(Earlier(minutes)):
-            running = threading.Thread(target=self._worker(vp_id).run, args=(mission_id, 1))
-            running.start()
-            self._threads.append(running)
-            until(lambda: ok(tools.vp_get_mission(mission_id=mission_id))["mission"]["progress"], "it reports")
 
     def close(self) -> None:
         """End what runs."""
-        for worker in self._workers.values():
-            worker.close()
-        for thread in self._threads:
-            thread.join()
-
-    def _worker(self, vp_id: str) -> MissionWorker:
-        if vp_id not in self._workers:
-            self._workers[vp_id] = MissionWorker(self._settings, self._settings.profile(vp_id))
-        return self._workers[vp_id]
+        for told in self._tell.values():
+            told.send(None)
+        for worker in self._workers:
+            worker.join(60)
 
 
 def play(stage: Stage) -> dict[str, str]:
     """The whole of it; the ids of missions by what they show."""
-    found = {act: stage.play(minute, vp_id, objective, act) for minute, vp_id, objective, act in sorted(HISTORY)[::-1]}
+    found = {}
+    for minutes, vp_id, objective, seconds, name in sorted(HISTORY)[::-1]:
+        found[name] = stage.play(minutes, vp_id, objective, seconds)
     missions_seen.mark_seen(found["seen"])
-    with clock.use(Earlier(8)):
-        found["cancelled"] = stage.dispatch(GENERAL, "Draft the invitation to the summer party", "small")
-        with origin.acting("cli", "ada"):
-            ok(tools.vp_cancel_mission(mission_id=found["cancelled"], reason="the party is in winter"))
-    with clock.use(Earlier(7)):
+    found["cancelled"] = stage.dispatch(8, GENERAL, "Draft the invitation to the summer party")
+    with clock.use(Earlier(7.5)), origin.acting("cli", "ada"):
+        ok(tools.vp_cancel_mission(mission_id=found["cancelled"], reason="the party is in winter"))
+    with clock.use(Earlier(7)), origin.acting("dashboard"):
         missions.pause(RESEARCH, "the archive is closed until 16:00")
-        for paper in ("the 1998 survey", "the 2011 survey", "the 2024 survey"):
-            found["queued"] = stage.dispatch(RESEARCH, f"Summarize {paper} on write-ahead logging", "small")
-    with clock.use(Earlier(6)):
-        comparing = stage.dispatch(
-            GENERAL, "Compare borg, restic and kopia for our 4 TB: price, restore time, encryption at rest",
-            "running", source_session_id="session-monday",
-        )  # fmt: skip
-    stage.begin(6, GENERAL, comparing)
-    with clock.use(Earlier(3)):
-        adding = stage.dispatch(CODER, "Add --json to the report command", "coding", priority=5)
-    stage.begin(3, CODER, adding)
-    with clock.use(Earlier(2)):
-        stage.dispatch(CODER, "Remove the deprecated --xml option", "small")
-    return {**found, "running": comparing, "coding": adding}
+    for paper in ("the 1998 survey", "the 2011 survey", "the 2024 survey"):
+        found["queued"] = stage.dispatch(6.5, RESEARCH, f"Summarize {paper} on write-ahead logging")
+    found["running"] = stage.play(6, GENERAL, COMPARE, None, source_session_id="session-monday")
+    found["coding"] = stage.play(3, CODER, "Add --json to the report command", None, priority=5)
+    stage.dispatch(2, CODER, "Remove the deprecated --xml option")
+    return found
 
 
 @contextlib.contextmanager

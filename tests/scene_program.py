@@ -1,6 +1,6 @@
-"""The program that the VPs of the scene run: it does what its mission's metadata say, and nothing else.
+"""The program that the VPs of the scene run: by the first word of its objective it prints, reports and delivers.
 
-``act`` names one of the acts below; each prints, reports and delivers as an agent would.
+Before it ends it waits for ``go`` in its workspace, so that the scene can let time pass.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -104,15 +105,19 @@ def small() -> None:
 
 
 ACTS = {
-    "minutes": minutes,
-    "patch": patch,
-    "seen": broken,
-    "failed": broken,
-    "running": comparing,
-    "coding": adding,
-    "small": small,
+    "Check": small,
+    "Review": small,
+    "Port": broken,
+    "Write": minutes,
+    "Fix": patch,
+    "Upgrade": broken,
+    "Compare": comparing,
+    "Add": adding,
 }
 
 if __name__ == "__main__":
-    mission = json.loads(Path("mission.json").read_text())
-    ACTS[mission["metadata"]["act"]]()
+    act = ACTS[json.loads(Path("mission.json").read_text())["objective"].split()[0]]
+    Path("ready").touch()
+    while not Path("go").exists():
+        time.sleep(0.005)
+    act()

@@ -1,4 +1,4 @@
-"""The dashboard in a real browser, before real consumers: what a person does there, and sees happen without reloading."""
+"""The dashboard in a real browser, before real consumers: what a person does there, and sees without reloading."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ from tests.harness import CODER, GENERAL, alive_with_environment, command, ended
 from vp_queue import tools
 
 expect.set_options(timeout=WITHIN_MS)
+AT_ITS_END = """() => {
+  const box = document.querySelector("[data-log]");
+  return box.scrollHeight > box.clientHeight + 50 && box.scrollTop + box.clientHeight > box.scrollHeight - 5;
+}"""
 UNTIL_TOLD = 'printf "waiting\\n"; while [ ! -e "$VP_WORKSPACE/go" ]; do sleep 0.05; done; '
 
 
@@ -54,7 +58,8 @@ def test_a_mission_dispatched_by_the_form_runs_and_ends_before_ones_eyes(
     page = watched.open(f"/missions/new?vp={GENERAL}")
     script = (
         UNTIL_TOLD + 'printf "# Roses\\n\\n- are **red**\\n" > "$VP_WORK_PRODUCTS/poem.md"; printf "last words\\n"; '
-        'echo \'{"progress": 0.5, "message": "half of it"}\' >&3; while [ ! -e "$VP_WORKSPACE/end" ]; do sleep 0.05; done'
+        'echo \'{"progress": 0.5, "message": "half of it"}\' >&3; '
+        'while [ ! -e "$VP_WORKSPACE/end" ]; do sleep 0.05; done'
     )
     mission_id = dispatched(page, script, objective="Write a poem of roses.")
     expect(page.get_by_role("status")).to_contain_text("Dispatched.")
@@ -89,8 +94,7 @@ def test_a_log_is_followed_while_it_grows_until_one_looks_back(dashboard: Dashbo
     page = watched.live(f"/missions/{mission_id}")
     log = page.locator("[data-log]")
     expect(log).to_contain_text("line ")
-    at_end = "box => box.scrollHeight > box.clientHeight + 50 && box.scrollTop + box.clientHeight > box.scrollHeight - 5"
-    page.wait_for_function(f"() => ({at_end})(document.querySelector('[data-log]'))")
+    page.wait_for_function(AT_ITS_END)
     page.get_by_label("Follow its end").uncheck()
     log.evaluate("box => { box.scrollTop = 0; }")
     before = log.evaluate("box => box.textContent.length")

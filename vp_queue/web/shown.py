@@ -54,7 +54,10 @@ def money(usd: float | None) -> str:
     """US dollars, to the cent and below a dollar finer."""
     if usd is None:
         return NONE
-    return f"${usd:,.4f}" if 0 < usd < 0.1 else f"${usd:,.2f}"
+    if not 0 < usd < 0.1:
+        return f"${usd:,.2f}"
+    finer = f"${usd:.4f}".rstrip("0")
+    return finer.ljust(len("$0.00"), "0")
 
 
 def count(number: float | None) -> str:

@@ -131,7 +131,8 @@
     const box = document.querySelector("[data-series]");
     if (!box || !globalThis.uPlot) return;
     const series = JSON.parse(box.dataset.series);
-    const data = [series.at, series.completed, series.failed, series.open];
+    const some = (counts) => counts.map((count) => count || null); // a bar of no height is a line
+    const data = [series.at, some(series.completed), some(series.failed), series.open];
     const place = box.querySelector(".chart");
     if (chart && chart.root.isConnected) { chart.setData(data); return; }
     place.textContent = "";
@@ -159,8 +160,12 @@
       ? document.documentElement.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
     document.documentElement.dataset.theme = dark ? "light" : "dark";
     document.cookie = `vp_theme=${dark ? "light" : "dark"}; path=/; max-age=31536000; samesite=strict`;
-    if (chart) { chart.destroy(); chart = null; draw(); }
+    drawAnew();
   });
+  function drawAnew() {
+    if (chart) { chart.destroy(); chart = null; draw(); }
+  }
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAnew);
 
   document.addEventListener("submit", (event) => {
     const question = event.submitter?.dataset.confirm ?? event.target.dataset.confirm;

@@ -103,6 +103,10 @@ class Browser:
         """The answer as it is."""
         return self._client.get(address, headers=headers)
 
+    def head(self, address: str) -> Any:
+        """The headers of an answer."""
+        return self._client.head(address)
+
     def send(self, form: Form, **fields: str) -> Any:
         """Send a form with these fields changed; redirects are not followed."""
         data = {**form.fields, **{name.replace("__", "."): value for name, value in fields.items()}}

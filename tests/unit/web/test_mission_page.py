@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import zipfile
 from collections.abc import Iterator
 from datetime import timedelta
@@ -74,6 +75,21 @@ def test_everything_about_a_run_is_on_its_page(home: Home, made: str, monkeypatc
     assert f"/missions/{made}/artifacts/a%20folder/it%27s%20100%25.txt" in page.links()
     published = ok(tools.vp_read_result_artifacts(mission_id=made))["artifacts"]
     assert all(each["sha256"] in page.text for each in published), "hashes in full, to be copied"
+
+
+def test_many_artifacts_are_listed_page_by_page(home: Home, made: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dashboard_mission, "ARTIFACTS_SHOWN", 6)
+    listed: list[str] = []
+    with browser() as operator:
+        address: str | None = f"/missions/{made}"
+        while address:
+            links = operator.get(address).links()
+            listed += [link for link in links if link.startswith(f"/missions/{made}/artifacts/")]
+            address = next((link for link in links if re.search(r"[?]files=[1-9]", link)), None)
+        assert len(listed) == len(set(listed)) == 9
+        head = operator.head(f"/missions/{made}/artifacts.zip")
+        assert head.status_code == 200
+        assert head.content == b""
 
 
 def test_a_failure_says_why_and_can_be_retried_with_guidance_once(home: Home) -> None:

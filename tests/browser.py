@@ -160,7 +160,7 @@ def looking(browser: Browser, server: Server, *, logged_in: bool = True, **optio
         context.close()
 
 
-def faults_of_access(page: Page, *, rules: list[str] | None = None) -> list[str]:
+def faults_of_access(page: Page, rules: list[str] | None = None) -> list[str]:
     """What axe finds serious or critical on a page.
 
     Args:
@@ -178,6 +178,25 @@ def faults_of_access(page: Page, *, rules: list[str] | None = None) -> list[str]
         if each["impact"] in ("serious", "critical")
         for node in each["nodes"]
     ]
+
+
+class Weighed:
+    """What a page's visit transfers, headers included, by address: from now on."""
+
+    def __init__(self, page: Page) -> None:
+        self.bytes: dict[str, int] = {}
+        self._addresses: dict[str, str] = {}
+        devtools = page.context.new_cdp_session(page)
+        devtools.on("Network.requestWillBeSent", self._sent)
+        devtools.on("Network.loadingFinished", self._finished)
+        devtools.send("Network.enable")
+
+    def _sent(self, told: dict[str, Any]) -> None:
+        self._addresses[told["requestId"]] = told["request"]["url"]
+
+    def _finished(self, told: dict[str, Any]) -> None:
+        address = self._addresses[told["requestId"]]
+        self.bytes[address] = self.bytes.get(address, 0) + int(told["encodedDataLength"])
 
 
 def pictures() -> Path | None:

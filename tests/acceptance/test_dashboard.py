@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
+from urllib.parse import quote
 
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.browser import WITHIN_MS, Dashboard, Watched, fill_dispatch, looking
 from tests.harness import CODER, GENERAL, alive_with_environment, command, ended, ok, shell, status, until
+from tests.unit.web.test_hostile_pages import HOSTILE, NAMES, WRITES
 from vp_queue import tools
 
 expect.set_options(timeout=WITHIN_MS)
@@ -211,3 +214,40 @@ def test_a_failed_mission_needs_somebody_until_it_is_seen(watched: Watched) -> N
     row.get_by_role("button", name="Seen").click()
     expect(page.get_by_role("status")).to_contain_text("Marked as seen.")
     expect(row).to_have_count(0)
+
+
+def test_hostile_texts_do_nothing_in_a_browser(watched: Watched) -> None:
+    files = {"hostile.json": json.dumps([HOSTILE, NAMES]), "go.py": WRITES}
+    asked = {
+        "constraints": {"files": files},
+        "metadata": {HOSTILE[:500]: HOSTILE[:900]},
+        "source_session_id": HOSTILE[:200],
+    }
+    done, failed = (command("python3", "go.py", code, **asked)["mission_id"] for code in "01")
+    assert [ended(each)["status"] for each in (done, failed)] == ["completed", "failed"]
+    page = watched.page
+    page.context.add_init_script("globalThis.pwned = () => console.error('pwned');")
+    paths = [each["path"] for each in ok(tools.vp_read_result_artifacts(mission_id=done))["artifacts"]]
+    for path in (
+        "/",
+        "/missions",
+        f"/missions?text={quote(HOSTILE[:150])}",
+        f"/missions/{done}",
+        f"/missions/{failed}",
+    ):
+        watched.live(path)
+        page.wait_for_function("() => document.title !== ''")
+    for path in paths:
+        watched.open(f"/missions/{done}/artifacts/{quote(path)}")
+    page.wait_for_load_state("networkidle")
+    assert "pwned" in page.content()
+    assert watched.unexpected() == []
+
+
+def test_control_what_hostile_texts_would_do_is_noticed(watched: Watched) -> None:
+    watched.expected += ["policy violated: script-src", "violates the following Content Security Policy", "404"]
+    page = watched.open("/vps")
+    page.evaluate(
+        """document.querySelector("main").insertAdjacentHTML("beforeend", "<img src=/x onerror='pwned()'>")"""
+    )
+    until(lambda: page.evaluate("1") and any("policy violated" in each for each in watched.troubles), "it is noticed")

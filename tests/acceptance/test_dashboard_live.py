@@ -49,17 +49,22 @@ def test_a_hidden_tab_asks_for_nothing_and_tells_the_state_when_it_is_looked_at_
     assert (len(watched.streams), watched.opened) == (1, 2)
 
 
-@pytest.mark.parametrize("path", ["/", "/missions", "/vps", f"/vps/{GENERAL}", "/actions", "/missions/{}"])
-def test_an_idle_page_asks_for_nothing_but_its_stream(dashboard: Dashboard, watched: Watched, path: str) -> None:
+def test_an_idle_page_asks_for_nothing_but_its_stream(browser: Browser, dashboard: Dashboard) -> None:
     mission_id = shell("echo done")["mission_id"]
     ended(mission_id)
-    page = watched.live(path.format(mission_id))
-    page.wait_for_load_state("networkidle")
-    page.wait_for_timeout(1_500)  # a log is asked for once more after its mission's end
-    asked = len(watched.requests)
-    page.wait_for_timeout(3_000)
-    assert len(watched.requests) == asked, [each.url for each in watched.requests[asked:]]
-    assert watched.opened == len(watched.streams) == 1
+    with contextlib.ExitStack() as stack:
+        tabs = []
+        for path in ("/", "/missions", "/vps", f"/vps/{GENERAL}", "/actions", f"/missions/{mission_id}"):
+            tabs.append(stack.enter_context(looking(browser, dashboard.server)))
+            tabs[-1].live(path)
+        for tab in tabs:
+            tab.page.wait_for_load_state("networkidle")
+        tabs[0].page.wait_for_timeout(2_000)  # a log is asked for once more after its mission's end
+        asked = [len(tab.requests) for tab in tabs]
+        tabs[0].page.wait_for_timeout(3_000)
+        for tab, before in zip(tabs, asked, strict=True):
+            assert [each.url for each in tab.requests[before:]] == []
+            assert tab.opened == len(tab.streams) == 1
 
 
 @pytest.fixture
@@ -122,3 +127,17 @@ def test_a_server_that_only_shows_has_no_forms_and_refuses_one_that_is_forged(
         expect(page.get_by_text("only shows")).to_be_visible()
         page.goto(f"{watched.url}/vps/{GENERAL}")
         expect(page.locator("#live .badge", has_text="paused")).to_have_count(0)
+
+
+def test_the_row_that_was_chosen_stays_chosen_when_others_come_before_it(watched: Watched) -> None:
+    first = shell("true", source_session_id="rows")["mission_id"]
+    ended(first)
+    page = watched.live("/missions?session=rows")
+    page.keyboard.press("j")
+    expect(page.locator("[data-chosen]")).to_have_id(f"row-{first}")
+    second = shell("true", source_session_id="rows")["mission_id"]
+    expect(page.locator(f"#row-{second}")).to_be_visible()
+    expect(page.locator("[data-chosen]")).to_have_id(f"row-{first}")
+    expect(page.locator(f"#row-{first} a").first).to_be_focused()
+    page.keyboard.press("k")
+    expect(page.locator("[data-chosen]")).to_have_id(f"row-{second}")

@@ -183,9 +183,9 @@
   function step(by) {
     const rows = [...document.querySelectorAll("[data-row]")];
     if (!rows.length) return;
-    const now = rows.findIndex((row) => row.getAttribute("aria-selected") === "true");
+    const now = rows.findIndex((row) => "chosen" in row.dataset);
     const next = Math.min(rows.length - 1, Math.max(0, now + by));
-    rows.forEach((row, index) => row.setAttribute("aria-selected", String(index === next)));
+    rows.forEach((row, index) => row.toggleAttribute("data-chosen", index === next));
     rows[next].scrollIntoView({ block: "nearest" });
     rows[next].querySelector("a")?.focus();
   }

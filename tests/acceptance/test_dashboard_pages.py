@@ -125,7 +125,7 @@ def test_keys_lead_everywhere(shown: Watched, scene: Scene) -> None:
     press("j")
     press("j")
     press("k")
-    chosen = page.locator('[data-row][data-chosen]')
+    chosen = page.locator("[data-row][data-chosen]")
     expect(chosen).to_have_count(1)
     expect(chosen).to_have_id(f"row-{scene.ids['coding']}")
     press("Enter")

@@ -45,7 +45,8 @@ def main() -> None:
         with played(home) as (folder, ids), serving(Home(folder, folder)) as server, chromium() as browser:
             for name in PICTURES:
                 picture = with_palette(taken(browser, server, ids, name))
-                assert len(picture) < BYTES, f"{name} has {len(picture):,} bytes"
+                if len(picture) >= BYTES:
+                    raise SystemExit(f"{name} has {len(picture):,} bytes; at most {BYTES:,} are wanted: cut its height")
                 (FOLDER / f"{name}.png").write_bytes(picture)
                 print(f"docs/screenshots/{name}.png  {len(picture):,} bytes")
 
@@ -64,10 +65,16 @@ def taken(browser: Browser, server: Server, ids: dict[str, str], name: str) -> b
 
 
 def with_palette(png: bytes) -> bytes:
-    """A PNG of 8-bit RGB with its 256 most frequent colours; another becomes the nearest of those."""
+    """A PNG of 8-bit RGB with 256 of its colours; another becomes the nearest of those.
+
+    Of colours nearly the same the most frequent stands for all, so that a small dot of its own colour keeps it.
+    """
     width, height, pixels = _decoded(png)
     colours = Counter(pixels)
-    palette = [colour for colour, _ in colours.most_common(256)]
+    shades: dict[tuple[int, ...], bytes] = {}
+    for colour, _ in colours.most_common():
+        shades.setdefault(tuple(part >> 4 for part in colour), colour)
+    palette = list(dict.fromkeys([*shades.values(), *(colour for colour, _ in colours.most_common())]))[:256]
     index = {colour: number for number, colour in enumerate(palette)}
     for colour in colours:
         if colour not in index:
@@ -96,7 +103,8 @@ def _decoded(png: bytes) -> tuple[int, int, list[bytes]]:
         data = png[position + 8 : position + 8 + length]
         if kind == b"IHDR":
             width, height, *form = struct.unpack(">IIBBBBB", data)
-            assert form == [8, 2, 0, 0, 0], f"not plain RGB: {form}"
+            if form != [8, 2, 0, 0, 0]:
+                raise SystemExit(f"Chromium made another kind of PNG: {form}")
         elif kind == b"IDAT":
             packed += data
         position += length + 12

@@ -1,7 +1,7 @@
 """One mission through every face: tool, MCP, HTTP API, command line and dashboard say the same, in the same order.
 
-Each face is asked again and again while a mission goes its way; what it said, without repetitions, must be the states that
-the mission's events tell, in that order. The mission waits at each state until all faces have been asked.
+Each face is asked again and again while a mission goes its way; what it said, without repetitions, must be the states
+that the mission's events tell, in that order. The mission waits at each state until all faces have been asked.
 """
 
 from __future__ import annotations

@@ -20,10 +20,10 @@ PIP := $(PY) -m pip --disable-pip-version-check --no-input --quiet --quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo hosts test check faults campaign bench lock clean
+.PHONY: help venv demo hosts test screenshots check faults campaign bench lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  PYTHON=python3.12 chooses the interpreter; ARGS='-k lease -x' goes to pytest, JOBS=0 runs the tests one by one."
 
@@ -80,6 +80,9 @@ $(HOSTS): $(STAMP) requirements/hosts.txt tests/hosts/package.json tests/hosts/p
 
 test: model-for-tests ## run the tests, all but the slow ones
 	$(PY) -m pytest -m "not slow" -n $(JOBS) $(ARGS)
+
+screenshots: $(STAMP) ## make docs/screenshots anew, of real missions (needs Chromium)
+	$(PY) -m docs.screenshots
 
 check: $(STAMP) ## lint, format, types, import rule
 	$(PY) -m ruff check .

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from peewee import Case
 
 from tests import ended
 from tests.ended import DAY, HOUR
@@ -93,6 +94,21 @@ def test_a_text_is_looked_for_so_far_and_the_cursor_goes_on(monkeypatch: pytest.
     page = missions_lists.page(ListMissions(text="needle"), newer_than=oldest)
     assert page.missions == []
     assert page.previous_cursor is not None
+
+
+def test_no_mission_lies_between_two_searched_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "SEARCHED_MISSIONS", 4)
+    ids = [ended.mission(timedelta(minutes=age)) for age in range(14, 0, -1)]
+    for wanted in ids:
+        with database.write_transaction():
+            Mission.update(result=Case(None, [(Mission.id == wanted, "needle")])).execute()
+        assert listed(text="needle") == [wanted]
+        cursor, back = ids[0], []
+        while cursor is not None:
+            page = missions_lists.page(ListMissions(text="needle"), newer_than=cursor)
+            back += [mission.mission_id for mission in page.missions]
+            cursor = page.previous_cursor
+        assert back == [wanted] * (wanted != ids[0])
 
 
 # --- time ----------------------------------------------------------------------------------------

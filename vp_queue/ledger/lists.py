@@ -62,7 +62,7 @@ def missions_page(wanted: Filter, limit: int, *, older_than: str | None = None, 
     query = _where(Mission.select(), wanted, older_than=older_than).order_by(Mission.id.desc())
     floor = _search_end(wanted, older_than=older_than)
     if floor is not None:
-        query = query.where(Mission.id > floor)
+        query = query.where(Mission.id >= floor)
     rows = list(query.limit(limit + 1))
     older = rows[limit - 1].id if len(rows) > limit else floor
     return Page(rows[:limit], older, _newer(wanted, rows[0].id if rows else older_than))
@@ -72,7 +72,7 @@ def _page_before(wanted: Filter, limit: int, newer_than: str) -> Page:
     query = _where(Mission.select(), wanted, newer_than=newer_than).order_by(Mission.id)
     ceiling = _search_end(wanted, newer_than=newer_than)
     if ceiling is not None:
-        query = query.where(Mission.id < ceiling)
+        query = query.where(Mission.id <= ceiling)
     found = list(query.limit(limit + 1))
     rows = found[:limit][::-1]
     newer = rows[0].id if len(found) > limit else ceiling
@@ -87,17 +87,17 @@ def _newer(wanted: Filter, first: str | None) -> str | None:
     query = _where(Mission.select(Mission.id), wanted, newer_than=first)
     ceiling = _search_end(wanted, newer_than=first)
     if ceiling is not None:
-        query = query.where(Mission.id < ceiling)
+        query = query.where(Mission.id <= ceiling)
     return first if query.limit(1).exists() else ceiling
 
 
 def _search_end(wanted: Filter, *, older_than: str | None = None, newer_than: str | None = None) -> str | None:
-    """The id up to which a text is looked for from here; None: to the end."""
+    """The last id in which a text is looked for from here, for a cursor leads beyond its own; None: to the end."""
     if wanted.text is None:
         return None
     order = Mission.id if newer_than is not None else Mission.id.desc()
     bare = _where(Mission.select(Mission.id), wanted, older_than=older_than, newer_than=newer_than, with_text=False)
-    row = bare.order_by(order).offset(limits.SEARCHED_MISSIONS).limit(1).first()
+    row = bare.order_by(order).offset(limits.SEARCHED_MISSIONS - 1).limit(1).first()
     return row.id if row else None
 
 
@@ -109,7 +109,7 @@ def status_counts(wanted: Filter) -> dict[str, int]:
     query = _where(Mission.select(Mission.status, fn.COUNT(Mission.id)), wanted, with_statuses=False)
     floor = _search_end(wanted)
     if floor is not None:
-        query = query.where(Mission.id > floor)
+        query = query.where(Mission.id >= floor)
     found = dict(query.group_by(Mission.status).tuples())
     return {str(status): found.get(status, 0) for status in Status}
 

@@ -165,14 +165,20 @@ def wait(request: asked.WaitMission, keep_waiting: KeepWaiting | None = None) ->
         changes.wait(token, min(left, WAIT_SLICE_SECONDS))
 
 
-def cancel(request: asked.CancelMission) -> views.CancelAnswer:
-    """Cancel a mission; a running one ends as soon as its program is proved dead."""
+def cancel(request: asked.CancelMission, *, only: Sequence[Status] | None = None) -> views.CancelAnswer:
+    """Cancel a mission; a running one ends as soon as its program is proved dead.
+
+    Args:
+        only: nothing is changed where it has none of these statuses any more.
+    """
     from vp_queue.queue import huey  # before the transaction, which must not wait for it
 
     settings = ready()
     with database.write_transaction() as tx:
         queued = queries.mission_row(request.mission_id)
-        mission, changed = transitions.request_cancel(tx, request.mission_id, request.reason)
+        mission, changed = None, False
+        if only is None or queued.status in only:
+            mission, changed = transitions.request_cancel(tx, request.mission_id, request.reason)
         if changed and queued.queue_row is not None:
             huey.revoke(queued)
     return views.CancelAnswer(mission=_view(settings, mission or queued), changed=changed)

@@ -36,15 +36,17 @@ def count_matching(request: CancelMatching | RetryMatching) -> int:
 
 
 def cancel_matching(request: CancelMatching) -> BulkAnswer:
-    """Cancel all matching missions that have not ended; those that somebody asked to cancel already are passed over.
+    """Cancel all matching missions that have not ended; passed over are those that somebody asked to
+    cancel already, and those whose status is none of the wanted any more as their turn comes.
 
     Raises:
         LedgerBusy, LedgerUnavailable: nothing was changed.
     """
 
     def cancel(mission_id: str) -> str | None:
-        changed = missions.cancel(asked.CancelMission(mission_id=mission_id, reason=request.reason)).changed
-        return mission_id if changed else None
+        # Of those that were queued as they were found, some may run by now: nobody pressed for these.
+        one = asked.CancelMission(mission_id=mission_id, reason=request.reason)
+        return mission_id if missions.cancel(one, only=request.statuses).changed else None
 
     return _on_all(request, lists.cancellable, cancel)
 

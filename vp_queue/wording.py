@@ -12,9 +12,9 @@ from typing import Final
 
 _ESCAPES: Final = re.compile(
     r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)"  # OSC: titles, links, clipboard
-    r"|\x1b[PX^_].*?\x1b\\"  # DCS, SOS, PM, APC
-    r"|[\x1b\x9b]\[?[0-?]*[ -/]*[@-~]",  # CSI and the short ones
-    re.DOTALL,
+    # DCS, SOS, PM, APC. Each ends before the next escape: else a log of openings alone takes minutes.
+    r"|\x1b[PX^_][^\x1b]*\x1b\\"
+    r"|[\x1b\x9b]\[?[0-?]*[ -/]*[@-~]"  # CSI and the short ones
 )
 # Directional embeddings, overrides and isolates ("Trojan Source"), and marks that only reorder.
 _BIDI: Final = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")

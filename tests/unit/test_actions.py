@@ -222,6 +222,22 @@ def test_a_page_looks_at_so_many_events_and_the_next_goes_on(monkeypatch: pytest
     assert pages == 3
 
 
+def test_a_page_has_one_lower_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Of two, SQLite took the first, "after 0", and read the whole feed.
+    asked: list[str] = []
+    execute_sql = database.LedgerDatabase.execute_sql
+
+    def noting(db: database.LedgerDatabase, sql: str, params: object = None) -> object:
+        asked.append(sql)
+        return execute_sql(db, sql, params)
+
+    monkeypatch.setattr(database.LedgerDatabase, "execute_sql", noting)
+    missions_actions.actions(face="http")
+    missions_actions.actions(face="http", before_seq=5)
+    pages = [sql for sql in asked if "json_extract" in sql]
+    assert [sql.count('"seq" >') for sql in pages] == [1, 1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "field"),
     [({"limit": 0}, "limit"), ({"limit": limits.ACTIONS_PAGE + 1}, "limit"), ({"before_seq": -1}, "before_seq")],

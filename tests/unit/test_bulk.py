@@ -16,7 +16,7 @@ from vp_queue.contracts import Status, limits
 from vp_queue.contracts.overview import BulkAnswer
 from vp_queue.contracts.selections import CancelMatching, RetryMatching
 from vp_queue.errors import LedgerBusy, NotRetryableState, ValidationError
-from vp_queue.ledger import database
+from vp_queue.ledger import database, fleet, transitions
 from vp_queue.ledger.models import Mission
 
 
@@ -77,6 +77,24 @@ def test_the_filters_are_those_of_a_list() -> None:
     assert status(wanted) == "cancelled"
     assert {status(each) for each in others} == {"queued"}
     assert cancel(status="completed").matched == 0  # nothing that ended can be cancelled
+
+
+def test_what_began_to_run_meanwhile_is_not_ended_as_queued(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = [shell("true")["mission_id"] for _ in range(3)]
+    really = missions.cancel
+
+    def one_is_claimed_first(request: Any, **more: Any) -> Any:
+        if request.mission_id == ids[0]:
+            with database.write_transaction() as tx:
+                assert transitions.claim(tx, ids[1], 1, fleet.register(tx, GENERAL, ""), 30)
+        return really(request, **more)
+
+    monkeypatch.setattr(missions, "cancel", one_is_claimed_first)
+    answer = cancel(status="queued")
+    assert (answer.matched, answer.changed, answer.left, answer.errors) == (3, 2, 0, [])
+    assert [status(each) for each in ids] == ["cancelled", "running", "cancelled"]
+    assert not ok(tools.vp_get_mission(mission_id=ids[1]))["mission"]["cancel_requested"]
+    assert cancel(status=["queued", "running"]).changed == 1
 
 
 def test_a_call_does_so_many_and_the_next_goes_on() -> None:
@@ -170,10 +188,10 @@ def test_a_ledger_in_trouble_stops_it_and_it_goes_on_later(monkeypatch: pytest.M
     ids = [shell("true")["mission_id"] for _ in range(3)]
     really = missions.cancel
 
-    def busy_at_the_second(request: Any) -> Any:
+    def busy_at_the_second(request: Any, **more: Any) -> Any:
         if request.mission_id == ids[1]:
             raise LedgerBusy("busy", retry_after_seconds=0.5)
-        return really(request)
+        return really(request, **more)
 
     monkeypatch.setattr(missions, "cancel", busy_at_the_second)
     answer = cancel()

@@ -32,11 +32,13 @@ def page(limit: int, before_seq: int | None, vp_id: str | None, face: str | None
         vp_id: only what concerns this VP.
         face: only through this face.
     """
-    older: Any = Event.seq < before_seq if before_seq is not None else Event.seq > 0
-    end = Event.select(Event.seq).where(older).order_by(Event.seq.desc()).offset(limits.ACTIONS_SCANNED).limit(1)
+    older: tuple[Any, ...] = (Event.seq < before_seq,) if before_seq is not None else ()
+    newest_first = Event.select(Event.seq).order_by(Event.seq.desc())
+    end = (newest_first.where(*older) if older else newest_first).offset(limits.ACTIONS_SCANNED).limit(1)
     floor = end.scalar() or 0
     by = fn.json_extract(Event.data, "$.by.face")
-    query = Event.select().where(older, Event.seq > floor, Event.type.in_(ACTIONS))
+    # One lower bound alone: of two, SQLite seeks by the first and reads on to that.
+    query = Event.select().where(*older, Event.seq > floor, Event.type.in_(ACTIONS))
     query = (
         query.where(by == face)
         if face is not None

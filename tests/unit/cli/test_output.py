@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
@@ -17,6 +18,8 @@ from vp_queue.cli import output, tables
         ("\x1b]0;title\x07text", "text"),
         ("\x1b]8;;http://evil\x1b\\link\x1b]8;;\x1b\\", "link"),
         ("\x1bP1$r\x1b\\after", "after"),
+        ("\x1b_one\x1b\\ and \x1b^another\x1b\\.", " and ."),
+        ("\x1bPtmux;\x1b\x1b]0;title\x07\x1b\\after", "tmux;after"),
         ("\x9b2Jcleared", "cleared"),
         ("a\x08\x08b\x00c\x7f", "abc"),
         ("user\u202egnp.exe\u2066x\u2069", "usergnp.exex"),
@@ -30,6 +33,14 @@ from vp_queue.cli import output, tables
 )
 def test_clean_leaves_text_only(hostile: str, shown: str) -> None:
     assert output.clean(hostile) == shown
+
+
+def test_a_log_of_openings_alone_is_cleaned_in_no_time() -> None:
+    # Each was looked for its end through all that follows: half a minute for 40 KB, with the interpreter's lock held.
+    for opening in ("\x1bP", "\x1b_x", "\x1b]", "\x1b[0", "\x9b"):
+        began = time.process_time()
+        assert "\x1b" not in output.clean(opening * 100_000)
+        assert time.process_time() - began < 5, opening
 
 
 def test_a_line_is_one_line_and_bounded() -> None:

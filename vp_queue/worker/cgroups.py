@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 
 from vp_queue.worker.procfs import FILE_BYTES, read, write
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PREFIX = "vp-queue-"
+DISCARD_SECONDS = 2.0
 ENODEV = 19  # removed between open and read
 # What systemd writes on a cgroup that it gave away (Delegate=yes); the first needs root to be read.
 DELEGATED = ("trusted.delegate", "user.delegate")
@@ -111,6 +113,26 @@ def create(name: str, max_processes: int) -> Cgroups:
             _remove(pids)
             pids = None
     return Cgroups(tree, pids)
+
+
+def discard(name: str) -> None:
+    """Remove the cgroups of a launcher that was killed before it told of them; it had started no program.
+
+    What it forked waits at its gate, whose other end is closed, so it is about to end.
+
+    Args:
+        name: of the tree.
+    """
+    own = own_cgroup()
+    places = (own, limiting_place(own, look_only=True) if own else None, own_cgroup("pids"))
+    left = {f"{place}/{PREFIX}{name}" for place in places if place is not None}
+    give_up_at = time.monotonic() + DISCARD_SECONDS
+    while left := {path for path in left if os.path.isdir(path)}:
+        for path in left:
+            _remove(path)
+        if time.monotonic() > give_up_at:
+            return
+        time.sleep(0.01)
 
 
 def join(path: str, pid: int) -> bool:

@@ -24,7 +24,7 @@ from typing import Any
 from vp_queue import clock
 from vp_queue.contracts import limits
 from vp_queue.errors import InternalError
-from vp_queue.worker import standby
+from vp_queue.worker import cgroups, standby
 from vp_queue.worker.account import Account
 from vp_queue.worker.standby import Launcher
 from vp_queue.worker.tree import TreeIdentity, end_tree
@@ -309,6 +309,8 @@ def _hand_over(program: Program, launcher: Launcher, begin_seconds: float) -> La
         launcher.process.wait()
         silence.began = silence.began or launcher.has_spoken()  # in the last moment
         launcher.end()
+        if program.use_cgroup:
+            cgroups.discard(program.marker)
         raise
     except BaseException:
         launcher.end()  # end-of-file: it ends whatever it has begun

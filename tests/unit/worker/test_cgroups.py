@@ -137,3 +137,17 @@ def test_at_the_root_children_can_be_limited_beside_processes(tmp_path: Path) ->
     assert tree.place() == str(tree.own)
     tree.put(tree.own, "cgroup.subtree_control", "cpu pids")
     assert tree.place(look_only=True) == str(tree.own)
+
+
+def test_what_a_killed_launcher_left_is_discarded_once_its_gated_child_has_ended(groups: Cgroups) -> None:
+    if not groups.paths:
+        pytest.skip("no cgroup can be made; run: sudo make test")
+    reader, gate = os.pipe()
+    script = "".join(f"echo 0 > {path}/cgroup.procs; " for path in groups.paths) + "echo in; exec cat"
+    with subprocess.Popen(["sh", "-c", script], stdin=reader, stdout=subprocess.PIPE) as waiting:
+        os.close(reader)
+        assert waiting.stdout is not None
+        assert waiting.stdout.readline() == b"in\n"
+        os.close(gate)  # as the end of the launcher does
+        cgroups.discard(MARKER)
+    assert not [path for path in groups.paths if os.path.exists(path)]

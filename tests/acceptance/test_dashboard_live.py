@@ -146,7 +146,7 @@ def test_the_row_that_was_chosen_stays_chosen_when_others_come_before_it(watched
 def test_what_happens_before_the_stream_is_open_is_not_missed(dashboard: Dashboard, watched: Watched) -> None:
     mission_id = shell('until [ -e "$VP_WORKSPACE/end" ]; do sleep 0.05; done')["mission_id"]
     held: list[Route] = []
-    watched.page.route("**/api/v1/events*", held.append)
+    watched.page.route("**/api/v1/events*", lambda route: held.append(route))
     until(lambda: status(mission_id) == "running", "it runs")
     page = watched.open(f"/missions/{mission_id}")
     badge = page.locator("#live > .row .badge").first

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.browser import Dashboard, Watched, looking
-from tests.harness import GENERAL, Home, ended, shell, until
+from tests.harness import GENERAL, Home, ended, shell, status, until
 from tests.web_server import Server, serving
 
 HIDE = """(hidden) => {
@@ -141,3 +141,18 @@ def test_the_row_that_was_chosen_stays_chosen_when_others_come_before_it(watched
     expect(page.locator(f"#row-{first} a").first).to_be_focused()
     page.keyboard.press("k")
     expect(page.locator("[data-chosen]")).to_have_id(f"row-{second}")
+
+
+def test_what_happens_before_the_stream_is_open_is_not_missed(dashboard: Dashboard, watched: Watched) -> None:
+    mission_id = shell('until [ -e "$VP_WORKSPACE/end" ]; do sleep 0.05; done')["mission_id"]
+    held: list[Route] = []
+    watched.page.route("**/api/v1/events*", lambda route: held.append(route))
+    until(lambda: status(mission_id) == "running", "it runs")
+    page = watched.open(f"/missions/{mission_id}")
+    badge = page.locator("#live > .row .badge").first
+    expect(badge).to_have_text("running")
+    until(lambda: page.evaluate("1") and held, "the stream is asked for")
+    (dashboard.home.workspace(mission_id) / "end").touch()
+    ended(mission_id)
+    held[0].continue_()
+    expect(badge).to_have_text("completed")

@@ -148,9 +148,12 @@ def is_one(mission_id: str | None, chosen: dict[str, Any]) -> bool:
 
 
 def filtered(**chosen: Any) -> dict[str, Any]:
-    """Those filters that were given, by the names of the contract."""
-    wanted = {**chosen, "status": list(chosen["status"])}
-    return {name: wanted[name] for name in FILTERS if wanted[name]}
+    """Those filters that were given, by the names of the contract; an empty one too, which the contract refuses.
+
+    Left out, as a variable that a script forgot to set, it would make `vp cancel --all` mean more than was asked for.
+    """
+    wanted = {**chosen, "status": list(chosen["status"]) or None}
+    return {name: wanted[name] for name in FILTERS if wanted[name] is not None}
 
 
 def pairs(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:

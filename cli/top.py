@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import signal
 import sys
 from collections.abc import Iterator
+from types import FrameType
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -63,6 +65,8 @@ def _watch() -> None:
     missions.ready()
     changes = watch.current()
     console = output.console(resizes=True)
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, _leave)
     with _keys(), Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
             token, drawn_at = changes.token(), clock.monotonic()
@@ -74,6 +78,11 @@ def _watch() -> None:
                     return
                 if changed:
                     break
+
+
+def _leave(number: int, _: FrameType | None) -> None:
+    """End by way of what gives the terminal back as it was."""
+    raise SystemExit(128 + number)
 
 
 def _screen(overview: OverviewAnswer, console: Console) -> Group:

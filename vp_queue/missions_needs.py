@@ -67,7 +67,7 @@ def needs_of(
         *_missions(now, stalls, limit),
         *_no_keeper(keepers, counts),
         *(need for card in cards for need in _of_vp(now, card)),
-        *_lost(),
+        *_lost(cards),
     ]
     # Stable: within a kind they stand in the order they were found in.
     return sorted(found, key=lambda need: _URGENCY.index(need.kind))[:limit]
@@ -134,7 +134,11 @@ def _of_vp(now: datetime, card: CardView) -> Iterator[NeedView]:
         yield need("no_worker", f"{waiting} for {vp.vp_id}, and no worker of it runs: vp up --detach", since)
 
 
-def _lost() -> Iterator[NeedView]:
+def _lost(cards: Sequence[CardView]) -> Iterator[NeedView]:
+    """Of enabled VPs without another worker: nobody need start one of a VP that is switched off or gone."""
+    unmanned = {card.vp.vp_id for card in cards if card.vp.enabled and not card.vp.workers}
     for worker in overview.lost_workers():
+        if worker.vp_id not in unmanned:
+            continue
         text = f"Worker {worker.worker_id} of {worker.vp_id} died, and none came after it: vp up --detach"
         yield NeedView(kind="worker_lost", vp_id=worker.vp_id, mission=None, since=worker.heartbeat_at, text=text)

@@ -219,3 +219,26 @@ def test_no_list_reads_a_whole_table(filters: dict[str, Any], monkeypatch: pytes
         lambda: missions_lists.page(ListMissions(**filters), newer_than=cursor),
     ):
         assert whole_reads(monkeypatch, look) <= allowed
+
+
+def test_an_id_is_bounded_once_to_each_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Of two bounds SQLite took the first, that of the time: a page read all from there to its cursor.
+    monkeypatch.setattr(limits, "SEARCHED_MISSIONS", 2)
+    ids = ended.many(9, HOUR)
+    now = clock.as_text(clock.now())
+    asked: list[str] = []
+    execute_sql = database.LedgerDatabase.execute_sql
+
+    def noting(db: database.LedgerDatabase, sql: str, params: object = None) -> object:
+        asked.append(sql)
+        return execute_sql(db, sql, params)
+
+    monkeypatch.setattr(database.LedgerDatabase, "execute_sql", noting)
+    for text in (None, "needle"):
+        request = ListMissions(created_after="2020-01-01T00:00:00Z", created_before=now, cursor=ids[6], text=text)
+        missions_lists.page(request)
+        missions_lists.page(request, newer_than=ids[2])
+    assert asked
+    for sql in asked:
+        assert sql.count('"id" <') <= 1, sql
+        assert sql.count('"id" >') <= 1, sql

@@ -301,6 +301,19 @@ def test_a_lost_worker_is_pointed_out_until_another_came(home: Home) -> None:
     assert needs("worker_lost") == []
 
 
+def test_a_lost_worker_is_nobodys_concern_where_another_works_or_none_should(home: Home) -> None:
+    home.consumer()
+    for vp_id in (GENERAL, CODER, "vp.gone"):
+        with database.write_transaction() as tx:
+            fleet.end(tx, fleet.register(tx, vp_id, None).worker_id, WorkerState.LOST)
+    assert [need.vp_id for need in needs("worker_lost")] == [CODER]
+    configuration = home.path / "vp_queue.toml"
+    text = configuration.read_text()
+    section = '[vp."vp.coder.primary"]\n'
+    configuration.write_text(text.replace(section, f"{section}enabled = false\n"))
+    assert needs("worker_lost") == []
+
+
 def test_a_worker_without_a_sign_of_life_is_pointed_out() -> None:
     with database.write_transaction() as tx:
         silent = fleet.register(tx, GENERAL, None)

@@ -59,20 +59,16 @@ def missions_page(wanted: Filter, limit: int, *, older_than: str | None = None, 
     """
     if newer_than is not None:
         return _page_before(wanted, limit, newer_than)
-    query = _where(Mission.select(), wanted, older_than=older_than).order_by(Mission.id.desc())
     floor = _search_end(wanted, older_than=older_than)
-    if floor is not None:
-        query = query.where(Mission.id >= floor)
+    query = _where(Mission.select(), wanted, older_than=older_than, down_to=floor).order_by(Mission.id.desc())
     rows = list(query.limit(limit + 1))
     older = rows[limit - 1].id if len(rows) > limit else floor
     return Page(rows[:limit], older, _newer(wanted, rows[0].id if rows else older_than))
 
 
 def _page_before(wanted: Filter, limit: int, newer_than: str) -> Page:
-    query = _where(Mission.select(), wanted, newer_than=newer_than).order_by(Mission.id)
     ceiling = _search_end(wanted, newer_than=newer_than)
-    if ceiling is not None:
-        query = query.where(Mission.id <= ceiling)
+    query = _where(Mission.select(), wanted, newer_than=newer_than, up_to=ceiling).order_by(Mission.id)
     found = list(query.limit(limit + 1))
     rows = found[:limit][::-1]
     newer = rows[0].id if len(found) > limit else ceiling
@@ -84,10 +80,8 @@ def _newer(wanted: Filter, first: str | None) -> str | None:
     """The cursor of the page before one that begins with this id: there is one if anything newer matches."""
     if first is None:
         return None
-    query = _where(Mission.select(Mission.id), wanted, newer_than=first)
     ceiling = _search_end(wanted, newer_than=first)
-    if ceiling is not None:
-        query = query.where(Mission.id <= ceiling)
+    query = _where(Mission.select(Mission.id), wanted, newer_than=first, up_to=ceiling)
     return first if query.limit(1).exists() else ceiling
 
 
@@ -106,10 +100,8 @@ def status_counts(wanted: Filter) -> dict[str, int]:
 
     With a text, of the newest ``limits.SEARCHED_MISSIONS`` that the other filters leave.
     """
-    query = _where(Mission.select(Mission.status, fn.COUNT(Mission.id)), wanted, with_statuses=False)
-    floor = _search_end(wanted)
-    if floor is not None:
-        query = query.where(Mission.id >= floor)
+    counts = Mission.select(Mission.status, fn.COUNT(Mission.id))
+    query = _where(counts, wanted, down_to=_search_end(wanted), with_statuses=False)
     found = dict(query.group_by(Mission.status).tuples())
     return {str(status): found.get(status, 0) for status in Status}
 
@@ -134,8 +126,8 @@ def retryable(wanted: Filter, through: str, after: str | None, limit: int) -> li
 
 
 def _up_to(wanted: Filter, through: str, after: str | None) -> Any:
-    query = _where(Mission.select(Mission.id), wanted, newer_than=after, with_statuses=False)
-    return query.where(Mission.id <= through).order_by(Mission.id)
+    query = _where(Mission.select(Mission.id), wanted, newer_than=after, up_to=through, with_statuses=False)
+    return query.order_by(Mission.id)
 
 
 def _ids(query: Any, possible: Sequence[Status], wanted: Filter, limit: int) -> list[str]:
@@ -149,26 +141,37 @@ def _where(
     *,
     older_than: str | None = None,
     newer_than: str | None = None,
+    down_to: str | None = None,
+    up_to: str | None = None,
     with_statuses: bool = True,
     with_text: bool = True,
 ) -> Any:
+    """Ids have one bound to each side, for of two SQLite seeks the first; ``down_to`` and ``up_to`` are included."""
     if wanted.vp_id is not None:
         query = query.where(Mission.vp_id == wanted.vp_id)
     if wanted.source_session_id is not None:
         query = query.where(Mission.source_session_id == wanted.source_session_id)
     if wanted.statuses is not None and with_statuses:
         query = query.where(Mission.status.in_(wanted.statuses))
-    if wanted.created_after is not None:
-        query = query.where(Mission.id >= clock.first_mission_id(wanted.created_after + clock.MICROSECOND))
-    if wanted.created_before is not None:
-        query = query.where(Mission.id < clock.first_mission_id(wanted.created_before + clock.MICROSECOND))
-    if older_than is not None:
-        query = query.where(Mission.id < older_than)
-    if newer_than is not None:
-        query = query.where(Mission.id > newer_than)
+    # No id equals what an instant begins with, so that it bounds alike whether it is included or not.
+    lower = max(filter(None, (_begin(wanted.created_after), newer_than)), default=None)
+    upper = min(filter(None, (_begin(wanted.created_before), older_than)), default=None)
+    if down_to is not None and (lower is None or down_to > lower):
+        query = query.where(Mission.id >= down_to)
+    elif lower is not None:
+        query = query.where(Mission.id > lower)
+    if up_to is not None and (upper is None or up_to < upper):
+        query = query.where(Mission.id <= up_to)
+    elif upper is not None:
+        query = query.where(Mission.id < upper)
     if wanted.text is not None and with_text:
         query = query.where(_holds(wanted.text))
     return query
+
+
+def _begin(instant: datetime | None) -> str | None:
+    """What the ids of later than an instant sort behind."""
+    return clock.first_mission_id(instant + clock.MICROSECOND) if instant is not None else None
 
 
 def _holds(text: str) -> Any:

@@ -42,6 +42,16 @@ def test_a_time_that_names_no_instant_is_refused_with_an_example(cli: Cli, wrong
     assert "such as" in told or "add Z" in told
 
 
+@pytest.mark.parametrize("option", ["--vp", "--session", "--text"])
+def test_an_empty_filter_is_refused_rather_than_left_out(cli: Cli, option: str) -> None:
+    waiting = ended.mission(HOUR, Status.QUEUED)
+    for command in (("cancel", "--all", "--status", "queued", "--yes"), ("list",)):
+        code, _, told = cli(*command, option, "")
+        assert code == 2
+        assert "must not be empty" in told
+    assert status(waiting) == "queued"
+
+
 def test_all_that_match_are_cancelled_and_the_others_stay(cli: Cli) -> None:
     ids = [cli.dispatched() for _ in range(3)]
     other = cli.dispatched("--type", "command", "--constraints", '{"command": ["true"]}', vp_id=CODER)

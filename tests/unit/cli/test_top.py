@@ -189,6 +189,19 @@ def test_it_follows_a_mission_from_dispatch_to_its_end(home: Home, columns: int)
         assert live.local_flags() == before
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_ends_it_leaves_the_terminal_as_it_was(home: Home, number: signal.Signals) -> None:
+    with watched(home) as live:
+        before = live.local_flags()
+        live.shows("Nothing waits for you")
+        assert live.local_flags() != before
+        live.process.send_signal(number)
+        assert live.process.wait(30) == 128 + number
+        live.read()
+        assert "\x1b[?1049l" in live.printed
+        assert live.local_flags() == before
+
+
 def test_ctrl_c_is_a_way_out_and_no_failure(home: Home) -> None:
     with watched(home) as live:
         live.shows("Nothing waits for you")

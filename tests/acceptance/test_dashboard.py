@@ -251,3 +251,24 @@ def test_control_what_hostile_texts_would_do_is_noticed(watched: Watched) -> Non
         """document.querySelector("main").insertAdjacentHTML("beforeend", "<img src=/x onerror='pwned()'>")"""
     )
     until(lambda: page.evaluate("1") and any("policy violated" in each for each in watched.troubles), "it is noticed")
+
+
+def test_what_cannot_be_had_leaves_the_page_as_it_is_and_is_asked_for_again(watched: Watched) -> None:
+    watched.expected += ["503", "401"]
+    mission_id = command("true")["mission_id"]
+    page = watched.live("/missions")
+    listed, told = page.get_by_text(mission_id), page.locator(".live-state")
+    expect(listed).to_be_visible()
+    refuse = {"status": 503, "content_type": "text/html", "body": '<div id="live">Try again.</div>'}
+    page.route("**/missions", lambda route: route.fulfill(**refuse))
+    other = command("true")["mission_id"]
+    expect(told).to_have_text("Not live, trying again")
+    expect(listed).to_be_visible()
+    page.unroute("**/missions")
+    expect(page.get_by_text(other)).to_be_visible()
+    expect(told).to_have_text("Live")
+
+    page.context.clear_cookies()
+    command("true")
+    expect(told).to_have_text("Logged out: reload this page")
+    expect(listed).to_be_visible()

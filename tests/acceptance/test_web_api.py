@@ -199,13 +199,17 @@ def test_a_browser_logs_in_acts_and_logs_out(server: Server) -> None:
         assert browser.get("/vps").status_code == 303
 
 
-ELSEWHERE = ("//evil.example", "https://evil.example", "/\\evil.example", "/\t/evil.example", "evil", "", "/\r\nX: 1")
+ELSEWHERE = (
+    *("//evil.example", "https://evil.example", "/\\evil.example", "/\t/evil.example", "evil", "", "/\r\nX: 1"),
+    *("//[", "///evil.example", "/\x00"),
+)
 
 
 def test_a_login_leads_nowhere_else(server: Server) -> None:
     for elsewhere in ELSEWHERE:
         entered = httpx.post(f"{server.url}login", data={"token": server.token, "next": elsewhere})
         assert (entered.status_code, entered.headers["location"]) == (303, "/"), elsewhere
+        assert httpx.get(f"{server.url}login", params={"next": elsewhere}).status_code == 200
 
 
 def test_over_tls_the_cookie_is_for_tls_only_and_after_wrong_tokens_logins_wait(server: Server) -> None:

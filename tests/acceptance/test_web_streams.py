@@ -60,6 +60,14 @@ def test_who_comes_back_goes_on_after_what_it_saw_last(home: Home, api: httpx.Cl
     assert api.get(f"{API}/events?after=x", headers={"accept": "text/event-stream"}).status_code == 422
 
 
+def test_who_saw_more_than_the_ledger_holds_hears_what_happens_from_now_on(home: Home, api: httpx.Client) -> None:
+    """As after the ledger was restored from a backup."""
+    shell("true")
+    with following(api, last_event_id=feed()[-1] + 1_000) as stream:
+        mission_id = shell("true")["mission_id"]
+        assert next(stream.events())["mission_id"] == mission_id
+
+
 def test_a_stream_of_one_mission_one_session_or_one_type(home: Home, api: httpx.Client) -> None:
     mine = shell("true", source_session_id="mine")["mission_id"]
     with (

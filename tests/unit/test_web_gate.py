@@ -21,6 +21,7 @@ TOKEN = "0123456789abcdef-the-token"
 OWN = "http://127.0.0.1:8787"
 OPEN = {"/healthz", "/readyz", "/login", "/static/app.css"}
 CHANGES_NOTHING = {"/login", "/logout"}
+PROGRAMS_ASK = ("/api/", "/mcp", "/metrics")
 
 
 class Asked(NamedTuple):
@@ -127,9 +128,14 @@ def tokens() -> None:
             refused = gate.refuses(each, 401, bearer=wrong)
             assert refused.headers["www-authenticate"] == "Bearer"
         gate.refuses(each, 401, headers={"authorization": f"Basic {TOKEN}"})
-        if each.method == "GET" and each.path != "/mcp":
-            led = gate.refuses(Asked("GET", f"{each.path}?a=b&c=%26"), 303, headers={"accept": "text/html,*/*"})
-            assert led.headers["location"] == f"/login?next={quote(f'{each.path}?a=b&c=%26', safe='/')}"
+        asked, looks = Asked(each.method, f"{each.path}?a=b&c=%26"), {"accept": "text/html,*/*"}
+        if each.method != "GET" or each.path.startswith(PROGRAMS_ASK):
+            gate.refuses(asked, 401, headers=looks)
+            continue
+        led = gate.refuses(asked, 303, headers=looks)
+        assert led.headers["location"] == f"/login?next={quote(f'{each.path}?a=b&c=%26', safe='/')}"
+        # The login page would take the place of what the page's script asked for.
+        gate.refuses(asked, 401, headers={**looks, "hx-request": "true"})
 
 
 def cookies() -> None:

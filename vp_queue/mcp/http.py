@@ -17,6 +17,7 @@ from starlette.routing import Route
 
 from vp_queue.mcp import server as servers
 from vp_queue.mcp.access import LOOPBACK, App, Guard
+from vp_queue.mcp.connections import BACKLOG, Connection
 
 PATH: Final = "/mcp"
 BODY_BYTES: Final = 2 * 1024 * 1024
@@ -89,6 +90,8 @@ def serve(opened: socket.socket, *, token: str | None, hosts: Collection[str] = 
         log_level="warning",
         access_log=False,
         server_header=False,
+        http=Connection,
+        backlog=BACKLOG,
         timeout_graceful_shutdown=CLOSING_SECONDS,
     )
     Listener(config, close).run(sockets=[opened])

@@ -135,7 +135,8 @@ class Gate:
             return None
         if path in OPEN or path.startswith(OPEN_BELOW):
             return None
-        if request.method == "GET" and "text/html" in request.headers.get("accept", ""):
+        # Only what a person looks at leads to the login: a script would take that page for its answer.
+        if request.method == "GET" and answers.wants_page(request) and "hx-request" not in request.headers:
             asked = path + (f"?{request.url.query}" if request.url.query else "")
             return RedirectResponse(f"{LOGIN}?next={quote(asked, safe='/')}", 303)
         return answers.failure(Unauthorized(access.NO_TOKEN).as_dict())

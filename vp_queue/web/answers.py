@@ -71,7 +71,7 @@ def told(
 def wants_page(request: Request) -> bool:
     """Whether a browser shows the answer to a person."""
     path = request.url.path
-    return "text/html" in request.headers.get("accept", "") and not path.startswith(("/api/", "/mcp"))
+    return "text/html" in request.headers.get("accept", "") and not path.startswith(("/api/", "/mcp", "/metrics"))
 
 
 async def on_vp_error(request: Request, error: Exception) -> Response:

@@ -26,6 +26,7 @@ from vp_queue.errors import VpError
 from vp_queue.mcp import http as mcp_http
 from vp_queue.mcp.access import LOOPBACK, App, Scope
 from vp_queue.mcp.calls import Calls
+from vp_queue.mcp.connections import BACKLOG, Connection
 from vp_queue.web import answers, api, dashboard, health, login, pages, streams
 from vp_queue.web.access import Gate
 from vp_queue.web.sessions import Sessions
@@ -112,6 +113,8 @@ def serve(opened: socket.socket, *, token: str, hosts: Collection[str] = LOOPBAC
         log_level="warning",
         access_log=False,
         server_header=False,
+        http=Connection,
+        backlog=BACKLOG,
         timeout_graceful_shutdown=mcp_http.CLOSING_SECONDS,
     )
     mcp_http.Listener(config, served.close).run(sockets=[opened])

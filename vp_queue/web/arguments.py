@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+from collections import Counter
 from typing import Any, Final
 
 from starlette.requests import Request
@@ -75,8 +76,8 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         # Of two, which one counts would be a matter of taste.
-        names = [name for name, _ in pairs]
-        twice = _shown(next(name for name in names if names.count(name) > 1))
+        counts = Counter(name for name, _ in pairs)
+        twice = _shown(next(name for name, count in counts.items() if count > 1))
         raise ValidationError(f"{twice}: stands twice in the body", field=twice)
     return found
 

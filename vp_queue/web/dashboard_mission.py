@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import os
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
 
@@ -17,6 +19,7 @@ from vp_queue.contracts.views import AttemptView
 from vp_queue.errors import ArtifactNotFound, ValidationError
 from vp_queue.web import archive, files, logs, pages, previews, shown
 from vp_queue.web.forms import Form, back_to, change
+from vp_queue.worker.published import PublishedFile
 
 EVENTS_SHOWN: Final = 200
 ARTIFACTS_SHOWN: Final = 200
@@ -35,7 +38,7 @@ def routes() -> list[BaseRoute]:
         Route("/missions/{mission_id}/cancel", change(cancel), methods=["POST"]),
         Route("/missions/{mission_id}/retry", change(retry), methods=["POST"]),
         Route("/missions/{mission_id}/artifacts.zip", archive.Archives().response),
-        Route("/missions/{mission_id}/image/{path:path}", image),
+        Route("/missions/{mission_id}/image/{path:path}", functools.partial(image, files.Files())),
         Route("/missions/{mission_id}/artifacts/{path:path}", artifact),
     ]
 
@@ -205,14 +208,16 @@ def artifact(request: Request) -> Response:
     )
 
 
-def image(request: Request) -> Response:
+async def image(pictures: files.Files, request: Request) -> Response:
     """A picture as itself, for its preview. Its type is told by its bytes, and it may do nothing but be looked at."""
-    with missions_artifacts.open_artifact(request.path_params["mission_id"], request.path_params["path"]) as file:
-        if file.size > previews.IMAGE_BYTES:
-            raise ValidationError(f"The picture is larger than {wording.size(previews.IMAGE_BYTES)}; download it.")
-        content = b"".join(file.pieces())
-    kind = previews.image_type(content)
+    wanted = request.path_params
+    return await pictures.response(request, wanted["mission_id"], wanted["path"], _type_of_picture)
+
+
+def _type_of_picture(file: PublishedFile) -> str:
+    if file.size > previews.IMAGE_BYTES:
+        raise ValidationError(f"The picture is larger than {wording.size(previews.IMAGE_BYTES)}; download it.")
+    kind = previews.image_type(os.pread(file.descriptor, previews.IMAGE_HEAD_BYTES, 0))
     if kind is None:
         raise ArtifactNotFound("This artifact is no picture; look at its preview, or download it.")
-    headers = {"content-security-policy": files.CSP, "x-content-type-options": "nosniff"}
-    return Response(content, media_type=kind, headers=headers)
+    return kind

@@ -10,7 +10,7 @@ import contextlib
 import functools
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 from urllib.parse import quote
 
@@ -53,6 +53,10 @@ class Span(NamedTuple):
     last: int
 
 
+def _harmless_type(file: PublishedFile) -> str:
+    return SHOWABLE.get(file.media_type.partition(";")[0], "application/octet-stream")
+
+
 class Files:
     """The downloads of one server."""
 
@@ -60,8 +64,13 @@ class Files:
         self._open = 0
         self._reading = anyio.CapacityLimiter(READ_AT_ONCE)
 
-    async def response(self, request: Request, mission_id: str, path: str) -> Response:
+    async def response(
+        self, request: Request, mission_id: str, path: str, type_of: Callable[[PublishedFile], str] = _harmless_type
+    ) -> Response:
         """An artifact, or the part of it that is asked for.
+
+        Args:
+            type_of: gives the media type it is sent as, or raises what it is refused with.
 
         Raises:
             MissionNotFound, ArtifactNotFound: there is none, or it is not what was published.
@@ -72,23 +81,27 @@ class Files:
         self._open += 1
         with contextlib.ExitStack() as stack:
             stack.callback(self._closed)
-            opening = functools.partial(stack.enter_context, missions_artifacts.open_artifact(mission_id, path))
+
+            def opening() -> tuple[PublishedFile, str]:
+                opened = stack.enter_context(missions_artifacts.open_artifact(mission_id, path))
+                return opened, type_of(opened)
+
             # Shielded: cancelled meanwhile, its thread would open what nobody closes.
             with anyio.CancelScope(shield=True):
-                file = await anyio.to_thread.run_sync(opening, limiter=self._reading)
-            answer = _without_body(request, file)
+                file, media_type = await anyio.to_thread.run_sync(opening, limiter=self._reading)
+            answer = _without_body(request, file, media_type)
             if answer is not None:
                 return answer
-            return _Download(request, file, self._reading, stack.pop_all())
+            return _Download(request, file, media_type, self._reading, stack.pop_all())
 
     def _closed(self) -> None:
         self._open -= 1
 
 
-def _without_body(request: Request, file: PublishedFile) -> Response | None:
+def _without_body(request: Request, file: PublishedFile, media_type: str) -> Response | None:
     """The answer where no byte of the file is wanted."""
     if _names(request.headers.get("if-none-match", ""), file):
-        return Response(status_code=304, headers=_headers(file))
+        return Response(status_code=304, headers=_headers(file, media_type))
     if _span(request, file) is None:
         error = ValidationError(f"The artifact has {file.size} bytes, and the range lies beyond.", field="Range")
         return answers.failure(error.as_dict(), 416, {"content-range": f"bytes */{file.size}"})
@@ -123,9 +136,9 @@ def _names(condition: str, file: PublishedFile) -> bool:
     return any(each.strip().removeprefix("W/") in (_etag(file), "*") for each in condition.split(","))
 
 
-def _headers(file: PublishedFile) -> dict[str, str]:
+def _headers(file: PublishedFile, media_type: str) -> dict[str, str]:
     return {
-        "content-type": SHOWABLE.get(file.media_type.partition(";")[0], "application/octet-stream"),
+        "content-type": media_type,
         "content-disposition": disposition(file.path),
         "content-security-policy": CSP,
         "accept-ranges": "bytes",
@@ -145,12 +158,17 @@ class _Download(Response):
     """Sends a file, or a part of it."""
 
     def __init__(
-        self, request: Request, file: PublishedFile, limiter: anyio.CapacityLimiter, stack: contextlib.ExitStack
+        self,
+        request: Request,
+        file: PublishedFile,
+        media_type: str,
+        limiter: anyio.CapacityLimiter,
+        stack: contextlib.ExitStack,
     ) -> None:
         span = _span(request, file)
         assert span is not None  # noqa: S101  otherwise answered without a body
         part = span != Span(0, file.size - 1)
-        headers = {**_headers(file), "content-length": str(span.last + 1 - span.first)}
+        headers = {**_headers(file, media_type), "content-length": str(span.last + 1 - span.first)}
         if part:
             headers["content-range"] = f"bytes {span.first}-{span.last}/{file.size}"
         super().__init__(status_code=206 if part else 200, headers=headers)

@@ -19,7 +19,6 @@ Change = Callable[[Request, Form], Response]
 
 _DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _AMOUNT: Final = r"[0-9]{1,9}(?:\.[0-9]{1,6})?"
-_DURATION: Final = re.compile(rf"(?:{_AMOUNT}\s*[dhms]?\s*)+", re.IGNORECASE)
 _PART: Final = re.compile(rf"({_AMOUNT})\s*([dhms]?)", re.IGNORECASE)
 _SECONDS: Final = {"d": 86_400, "h": 3_600, "m": 60, "s": 1, "": 1}
 
@@ -69,9 +68,10 @@ def duration_seconds(text: str) -> float:
     Raises:
         ValueError: it is none; the message says how to write one.
     """
-    if not _DURATION.fullmatch(text.strip()):
-        raise ValueError("write a duration such as 45m, 1h30m or 2d; a number alone is seconds")
     parts: list[tuple[str, str]] = _PART.findall(text)
+    # Part by part: one expression for the whole would try every way to cut a row of digits.
+    if not parts or _PART.sub("", text).strip():
+        raise ValueError("write a duration such as 45m, 1h30m or 2d; a number alone is seconds")
     if len(parts) > 1 and not all(unit for _, unit in parts):
         raise ValueError("write a unit after each number: 1h30m")
     return sum(float(number) * _SECONDS[unit.lower()] for number, unit in parts)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -52,11 +50,9 @@ def routes(sessions: Sessions) -> list[BaseRoute]:
 
 def local_path(following: str) -> str:
     """Where to go after the login: an address of this server, whatever was asked."""
-    parts = urlsplit(following) if following.startswith("/") and following.isprintable() else None
     # Browsers take a backslash for a slash, and two slashes for the beginning of another server's name.
-    if parts is None or parts.scheme or parts.netloc or "\\" in following or following.startswith("//"):
-        return "/"
-    return following
+    local = following.startswith("/") and not following.startswith("//") and "\\" not in following
+    return following if local and following.isprintable() else "/"
 
 
 def _form(request: Request, following: str, problem: str | None = None, refused: Response | None = None) -> Response:

@@ -156,6 +156,6 @@ def parse_instant(text: str) -> datetime | None:
     """An instant as the pages write it; None if it is none."""
     try:
         found = datetime.fromisoformat(text)
-    except ValueError:
+        return found.astimezone(UTC) if found.tzinfo else None
+    except (ValueError, OverflowError):
         return None
-    return found.astimezone(UTC) if found.tzinfo else None

@@ -24,8 +24,10 @@ from vp_queue.contracts.views import ArtifactView
 
 PREVIEW_BYTES: Final = 256 * 1024
 IMAGE_BYTES: Final = 16 * 1024 * 1024
+IMAGE_HEAD_BYTES: Final = 12
 MARKDOWN_BYTES: Final = 64 * 1024  # the worst of it takes seconds; longer ones are shown as they were written
 LINES: Final = 4_000
+PRETTY_CHARS: Final = 1024 * 1024  # of indented JSON
 ROWS, COLUMNS, CELL_CHARS = 200, 40, 500
 HEX_BYTES: Final = 512
 
@@ -125,7 +127,7 @@ def _of_text(artifact: ArtifactView, content: str) -> Preview:
     if (kind == "application/json" or name.endswith(".json")) and not cut:
         pretty = _pretty(content)
         if pretty is not None:
-            lines, more = _lines(pretty)
+            lines, more = pretty
             return Preview("json", lines=lines, cut=more, shown_bytes=size)
     lines, more = _lines(content)
     return Preview("text", lines=lines, cut=cut or more, shown_bytes=size)
@@ -139,11 +141,23 @@ def _lines(text: str) -> tuple[list[str], bool]:
     return found[:LINES], len(found) > LINES
 
 
-def _pretty(text: str) -> str | None:
+def _pretty(text: str) -> tuple[list[str], bool] | None:
+    """The first lines of JSON, indented, and whether there are more; None: it is none.
+
+    Deep nesting indents each line by as much as it is deep, so that the whole may be a thousand times as long as what
+    was written. Only so much is made as is shown.
+    """
+    made, breaks, chars = [], 0, 0
     try:
-        return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+        for piece in json.JSONEncoder(indent=2, ensure_ascii=False).iterencode(json.loads(text)):
+            made.append(piece)
+            breaks += piece.count("\n")
+            chars += len(piece)
+            if breaks > LINES or chars > PRETTY_CHARS:
+                return _lines("".join(made))[0], True
     except (ValueError, RecursionError):
         return None
+    return _lines("".join(made))
 
 
 def _diff(lines: list[str]) -> list[tuple[str, str]]:

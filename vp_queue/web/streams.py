@@ -154,8 +154,9 @@ class Feed:
         if asked.mission_id is not None:
             wanted = GetMission(mission_id=asked.mission_id, events_limit=0)
             await self._calls.read(lambda: missions.get(wanted))
-        if cursor is None:
-            cursor = await self._calls.read(missions.newest_seq)
+        newest = await self._calls.read(missions.newest_seq)
+        # A ledger that was restored knows less than its clients saw: they hear of all that happens from now on.
+        cursor = newest if cursor is None else min(cursor, newest)
         if self._streams >= STREAMS or self._closing:
             error = LimitExceeded("As many streams as this server has are open; try again.", retry_after_seconds=5.0)
             return answers.failure(error.as_dict(), 503)

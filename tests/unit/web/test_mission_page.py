@@ -190,6 +190,7 @@ def test_an_artifact_is_previewed_as_what_it_is(home: Home, made: str) -> None:
         assert answer.headers["content-type"] == "image/png"
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert "sandbox" in answer.headers["content-security-policy"]
+        assert answer.headers["accept-ranges"] == "bytes"  # sent in pieces like every download, never held whole
         for path in ("not.png", "drawing.svg", "missing.png"):
             operator.get(f"/missions/{made}/image/{path}", 404)
 

@@ -13,6 +13,8 @@
   let source = null;
   let retry = 0;
   let after = null; // the newest seq seen, for a stream opened anew by hand
+  let again = 0;
+  let loggedOut = false;
 
   function show(name, words) {
     if (!state) return;
@@ -27,7 +29,7 @@
 
   function open() {
     const address = body.dataset.events;
-    if (!address || source || document.hidden) return;
+    if (!address || source || document.hidden || loggedOut) return;
     source = new EventSource(after === null ? address : `${address}${address.includes("?") ? "&" : "?"}after=${after}`);
     // What happened between the making of the page and the opening of the stream comes with no event.
     source.onopen = () => { show("live", "Live"); changed(); };
@@ -36,6 +38,7 @@
       if (source && source.readyState === EventSource.CLOSED) {
         close();
         retry = setTimeout(open, RETRY_MS);
+        changed(); // whose answer tells whether the session is over
       }
     };
     for (const type of body.dataset.eventTypes.split(" ")) {
@@ -57,6 +60,33 @@
       open();
     }
   });
+  // What cannot be had leaves the page as it is, instead of taking its place; it is asked for again.
+  document.addEventListener("htmx:before:response", (event) => {
+    const { status, raw } = event.detail.ctx.response;
+    if (status === 200 && !raw.redirected) return;
+    event.preventDefault();
+    loggedOut ||= status === 401;
+    failed();
+  });
+  document.addEventListener("htmx:error", failed);
+
+  function failed() {
+    clearTimeout(again);
+    if (loggedOut) {
+      close();
+      show("lost", "Logged out: reload this page");
+    } else {
+      show("lost", "Not live, trying again");
+      again = setTimeout(() => { if (!document.hidden) changed(); }, RETRY_MS);
+    }
+  }
+
+  function succeeded() {
+    clearTimeout(again);
+    if (source?.readyState === EventSource.OPEN) show("live", "Live");
+    refreshed();
+  }
+
   addEventListener("pagehide", close);
   addEventListener("pageshow", (event) => { if (event.persisted) open(); });
 
@@ -201,7 +231,7 @@
     else if (["n", "g o", "g m", "g v", "g a"].includes(pressed)) go(pressed);
   });
 
-  document.addEventListener("htmx:after:swap", refreshed);
+  document.addEventListener("htmx:after:swap", succeeded);
   function refreshed() { setClock(); localTimes(); tick(); draw(); }
 
   refreshed();

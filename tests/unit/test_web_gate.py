@@ -313,7 +313,7 @@ def test_a_session_lasts_twelve_hours_outlives_the_server_and_ends_with_the_toke
     assert not restarted.holds(session)
 
 
-def test_after_ten_wrong_tokens_in_a_minute_none_is_looked_at(frozen: list[float]) -> None:
+def test_after_ten_wrong_tokens_in_a_minute_the_next_is_told_to_wait(frozen: list[float]) -> None:
     known = sessions.Sessions(TOKEN)
     for _ in range(sessions.WRONG_LOGINS):
         assert known.refuses_for() == 0

@@ -96,6 +96,6 @@ async def on_http_error(request: Request, error: Exception) -> Response:
 async def on_trouble(request: Request, error: Exception) -> Response:
     """For what nobody foresaw: the server logs it, under the id that the answer names."""
     error_id = clock.new_token()[:12]
-    logger.error("%s %s failed, error id %s: %r", request.method, request.url.path, error_id, error)
+    logger.error("%s %r failed, error id %s: %r", request.method, request.url.path, error_id, error)
     text = f"vp-queue failed inside; the log has the details under error id {error_id}."
     return told(request, InternalError(text, error_id=error_id))

@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from starlette.concurrency import run_in_threadpool
+import anyio
+import anyio.to_thread
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
@@ -17,6 +18,7 @@ from vp_queue import clock, origin
 Form = dict[str, str]
 Change = Callable[[Request, Form], Response]
 
+CHANGES_AT_ONCE: Final = 16
 _DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _AMOUNT: Final = r"[0-9]{1,9}(?:\.[0-9]{1,6})?"
 _PART: Final = re.compile(rf"({_AMOUNT})\s*([dhms]?)", re.IGNORECASE)
@@ -24,14 +26,18 @@ _SECONDS: Final = {"d": 86_400, "h": 3_600, "m": 60, "s": 1, "": 1}
 
 
 def change(made: Change) -> Callable[[Request], Any]:
-    """The endpoint of a form: its fields are read here, the rest is done in a thread."""
+    """The endpoint of a form: its fields are read here, the rest is done in a thread.
+
+    Of threads of its own: under a foreign lock a change waits long, and pages must not wait behind it.
+    """
+    writing = anyio.CapacityLimiter(CHANGES_AT_ONCE)
 
     async def endpoint(request: Request) -> Response:
         form = await request.form()
         # Browsers end a line with CRLF, whatever was typed.
         fields = {name: value.replace("\r\n", "\n") for name, value in form.items() if isinstance(value, str)}
         with origin.acting("dashboard"):
-            return await run_in_threadpool(made, request, fields)
+            return await anyio.to_thread.run_sync(made, request, fields, limiter=writing)
 
     return endpoint
 

@@ -8,7 +8,7 @@ from starlette.routing import BaseRoute, Route
 
 from vp_queue.errors import Unauthorized
 from vp_queue.web import answers, pages
-from vp_queue.web.sessions import COOKIE, LASTS_SECONDS, WRONG_LOGINS_SECONDS, Sessions
+from vp_queue.web.sessions import COOKIE, LASTS_SECONDS, Sessions
 
 WRONG = "This is not the token."
 
@@ -23,13 +23,13 @@ def routes(sessions: Sessions) -> list[BaseRoute]:
         form = await request.form()
         following = local_path(_text(form.get("next")) or "/")
         seconds = sessions.refuses_for()
-        if seconds > 0:
-            text = f"Too many wrong tokens. Try again in {WRONG_LOGINS_SECONDS:.0f} seconds."
-            refused = answers.failure(Unauthorized(text, retry_after_seconds=seconds).as_dict(), 429)
-            return _form(request, following, text, refused) if answers.wants_page(request) else refused
         if not sessions.is_token(_text(form.get("token")).strip()):
-            refused = answers.failure(Unauthorized(WRONG).as_dict())
-            return _form(request, following, WRONG, refused) if answers.wants_page(request) else refused
+            # Only wrong ones wait: whoever lacks the token cannot keep out who has it.
+            error = Unauthorized(WRONG)
+            if seconds > 0:
+                error = Unauthorized("Too many wrong tokens; try again in a minute.", retry_after_seconds=seconds)
+            refused = answers.failure(error.as_dict(), 429 if seconds > 0 else None)
+            return _form(request, following, error.message, refused) if answers.wants_page(request) else refused
         value, _ = sessions.start()
         entered = RedirectResponse(following, 303)
         # Strict, and for this host alone: no other site's page sends it, in whatever way it asks.

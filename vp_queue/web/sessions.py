@@ -81,7 +81,7 @@ class Sessions:
         return False
 
     def refuses_for(self) -> float:
-        """For how many seconds no login is looked at, after too many wrong ones; 0: it is."""
+        """For how many seconds another wrong login is told to wait, after too many of them; 0: it is not."""
         if len(self._wrong) < WRONG_LOGINS:
             return 0.0
         return max(0.0, self._wrong[0] + WRONG_LOGINS_SECONDS - clock.monotonic())

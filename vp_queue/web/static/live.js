@@ -12,7 +12,6 @@
   // --- events: the stream is open only while the page can be seen ---------------------------------------------
   let source = null;
   let retry = 0;
-  let after = null; // the newest seq seen, for a stream opened anew by hand
   let again = 0;
   let loggedOut = false;
 
@@ -30,8 +29,8 @@
   function open() {
     const address = body.dataset.events;
     if (!address || source || document.hidden || loggedOut) return;
-    source = new EventSource(after === null ? address : `${address}${address.includes("?") ? "&" : "?"}after=${after}`);
-    // What happened between the making of the page and the opening of the stream comes with no event.
+    source = new EventSource(address);
+    // What happened before the stream opened comes with no event: the page is asked for once, whatever it was.
     source.onopen = () => { show("live", "Live"); changed(); };
     source.onerror = () => {
       show("lost", "Not live, trying again");
@@ -42,7 +41,7 @@
       }
     };
     for (const type of body.dataset.eventTypes.split(" ")) {
-      source.addEventListener(type, (event) => { after = event.lastEventId; changed(); });
+      source.addEventListener(type, changed);
     }
   }
 

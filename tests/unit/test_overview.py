@@ -286,8 +286,9 @@ def test_a_vp_that_cannot_run_here_is_pointed_out_while_something_waits_for_it(h
     assert needs("unavailable") == []
     text = (home.path / "vp_queue.toml").read_text()
     start = text.index('[vp."vp.coder.primary"]')
-    broken = text[start:].replace('"command"', '"model"').replace("true", "false")
-    (home.path / "vp_queue.toml").write_text(text[:start] + broken)
+    broken = text[start:].replace('"command"', '"python"').replace("true", "false")
+    missing = '[vp."vp.coder.primary".options]\ncallable = "nowhere_to_be_found:work"\n'
+    (home.path / "vp_queue.toml").write_text(text[:start] + broken + missing)
     assert [need.vp_id for need in needs("unavailable")] == [CODER]
 
 

@@ -358,8 +358,8 @@ def _begun_unsynced(ledger: Ledger) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _begun(ledger: Ledger, wait_seconds: float = limits.WRITE_WAIT_SECONDS) -> Iterator[None]:
-    deadline = clock.monotonic() + wait_seconds
+def _begun(ledger: Ledger, wait_seconds: float | None = None) -> Iterator[None]:
+    deadline = clock.monotonic() + (limits.WRITE_WAIT_SECONDS if wait_seconds is None else wait_seconds)
     atomic = ledger.db.transaction("immediate")
     while True:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, get_args
 
 from vp_queue.contracts import TERMINAL, limits
 from vp_queue.contracts.overview import CardView, NeedKind, NeedView
@@ -16,18 +16,7 @@ from vp_queue.wording import line
 TEXT_CELLS: Final = 300
 # A mission as it is shown among others.
 BRIEF_CELLS: Final = 400
-# The most urgent first: what somebody waits for, what stands still, what is over, what was meant so.
-_URGENCY: Final[tuple[NeedKind, ...]] = (
-    "needs_input",
-    "stalled",
-    "no_keeper",
-    "no_worker",
-    "worker_lost",
-    "worker_stale",
-    "unavailable",
-    "failed",
-    "paused",
-)
+_URGENCY: Final[tuple[NeedKind, ...]] = get_args(NeedKind)
 
 
 def brief(mission: MissionView) -> MissionView:

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from vp_queue.contracts.views import Answer, AttemptView, EventView, ListAnswer, MissionView, View, VpView, WorkerView
 
+# The most urgent first: what somebody waits for, what stands still, what is over, what was meant so.
 NeedKind = Literal[
     "needs_input",
     "stalled",
